@@ -1,0 +1,70 @@
+"""Typed ids with a prefix: mint and parse.
+
+An id is `<prefix>-<26 characters>`: a 48-bit millisecond time and 80 random bits in
+Crockford's base 32 (the ULID layout), lower case, so ids sort by the time they were minted
+and are safe as file, cgroup and container names.
+"""
+
+import re
+import secrets
+import time  # noqa: TID251  the id's time is a sort key, not a clock reading that logic uses
+from typing import NewType
+
+from faas.errors import InvalidArgumentError
+
+ExecutionId = NewType("ExecutionId", str)
+SandboxId = NewType("SandboxId", str)
+InstanceId = NewType("InstanceId", str)
+SnapshotId = NewType("SnapshotId", str)
+BranchId = NewType("BranchId", str)
+TenantId = NewType("TenantId", str)
+CallId = NewType("CallId", int)
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+_SHAPE = re.compile(r"(exec|sbx|inst|snap|br)-[0-9a-hjkmnp-tv-z]{26}")
+
+
+def _mint(prefix: str) -> str:
+    value = (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80)
+    pairs = [_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)]
+    return f"{prefix}-{''.join(pairs)}"
+
+
+def new_execution_id() -> ExecutionId:
+    """Mint the id of one execution (`request_id` on the wire)."""
+    return ExecutionId(_mint("exec"))
+
+
+def new_sandbox_id() -> SandboxId:
+    """Mint the id of one sandbox (`container_id` on the wire)."""
+    return SandboxId(_mint("sbx"))
+
+
+def new_instance_id() -> InstanceId:
+    """Mint the id of one instance."""
+    return InstanceId(_mint("inst"))
+
+
+def new_snapshot_id() -> SnapshotId:
+    """Mint the id of one snapshot."""
+    return SnapshotId(_mint("snap"))
+
+
+def new_branch_id() -> BranchId:
+    """Mint the id of one branch."""
+    return BranchId(_mint("br"))
+
+
+def parse(text: str, *, prefix: str) -> str:
+    """Return `text` when it is an id with that prefix.
+
+    Raises:
+        InvalidArgumentError: it has another shape.
+    """
+    if _SHAPE.fullmatch(text) and text.startswith(prefix + "-"):
+        return text
+    raise InvalidArgumentError(
+        f"{text[:64]!r} is not an id that starts with {prefix}-",
+        hint=f"ids look like {prefix}-01k9zjv3f8q5r2m7c4x6w0n1ab",
+    )

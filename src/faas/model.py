@@ -1,0 +1,191 @@
+"""Frozen values that everybody speaks. Made whole at the door, never half-filled; parsing lives at the edges."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from faas.ids import ExecutionId, SandboxId, TenantId
+
+
+class Mode(StrEnum):
+    """How an execution uses its sandbox."""
+
+    EPHEMERAL = "ephemeral"
+    """Fresh sandbox, destroyed afterwards. Never answered from a cache."""
+    CACHED = "cached"
+    """Answered from the result cache when the same thing ran before."""
+    CHECKPOINTED = "checkpointed"
+    """Its state becomes a snapshot afterwards."""
+    BRANCHED = "branched"
+    """Starts from the state of a parent."""
+    PERSISTENT = "persistent"
+    """Runs in a named, long-lived instance."""
+
+
+class RuntimeChoice(StrEnum):
+    """What the caller asked for. `auto` lets the registry choose."""
+
+    AUTO = "auto"
+    EMBEDDED = "embedded"
+    DOCKER = "docker"
+    MICROVM = "microvm"
+
+
+class NetworkMode(StrEnum):
+    """What a sandbox may reach."""
+
+    NONE = "none"
+    """Its own loopback and nothing else."""
+    EGRESS = "egress"
+    """Public addresses; never the host, private ranges or cloud metadata."""
+
+
+class ExitReason(StrEnum):
+    """Why a command ended. The command's failure is data, never an exception."""
+
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    TIMED_OUT = "timed_out"
+    OUT_OF_MEMORY = "out_of_memory"
+    CANCELLED = "cancelled"
+
+
+class ExecutionState(StrEnum):
+    """Where an execution stands. `queued → running → finished | failed`; the last two are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    """The command ended, however it ended; there is a result."""
+    FAILED = "failed"
+    """We failed; there is an error code instead of a result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one execution may use."""
+
+    timeout_ms: int = 30_000
+    memory_bytes: int = 512 << 20
+    cpu_millis: int = 1_000
+    """Thousandths of a core."""
+    pids_max: int = 256
+    disk_bytes: int = 256 << 20
+    """Bytes the sandbox may write to its own file system."""
+    output_bytes_max: int = 16 << 20
+    """Kept of stdout, and of stderr; the rest is read and thrown away, and the result says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileInput:
+    """One file placed in the sandbox before the command starts."""
+
+    path: str
+    content: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionSpec:
+    """One execution as asked for, every default filled in."""
+
+    argv: tuple[str, ...]
+    image: str
+    mode: Mode = Mode.EPHEMERAL
+    runtime: RuntimeChoice = RuntimeChoice.AUTO
+    env: tuple[tuple[str, str], ...] = ()
+    working_dir: str | None = None
+    stdin: bytes | None = None
+    stdin_open: bool = False
+    """Keep stdin open for `POST /executions/{id}/stdin` after `stdin` was delivered."""
+    files: tuple[FileInput, ...] = ()
+    archive: bytes | None = None
+    """A tar unpacked into the working directory before the command starts."""
+    limits: Limits = field(default_factory=Limits)
+    network: NetworkMode = NetworkMode.NONE
+    user: str | None = None
+    """`uid`, `uid:gid`; None is the image's own default."""
+    tty: bool = False
+    isolation_min: str | None = None
+    cache_key: str | None = None
+    snapshot_id: str | None = None
+    branch_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an execution used."""
+
+    cpu_us: int = 0
+    memory_peak_bytes: int | None = None
+    """None where the host cannot tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time went, microseconds by phase."""
+
+    queue_us: int = 0
+    sandbox_us: int = 0
+    exec_us: int = 0
+    collect_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionResult:
+    """How a command ended, and what it said."""
+
+    execution_id: ExecutionId
+    exit_code: int
+    """The command's own; 128+n when signal n ended it, 124 when our time limit did."""
+    signal: int | None
+    reason: ExitReason
+    stdout: bytes
+    stderr: bytes
+    stdout_total_bytes: int
+    """Bytes the command wrote; more than `len(stdout)` when truncated."""
+    stderr_total_bytes: int
+    duration_ms: int
+    """Wall time of the command, rounded up, at least 1."""
+    usage: Usage
+    timings: Timings
+    runtime_used: str
+    isolation: str
+    image_digest: str
+    sandbox_id: SandboxId
+    cache_hit: bool = False
+    snapshot_id: str | None = None
+
+    @property
+    def stdout_truncated(self) -> bool:
+        """Whether some of stdout was thrown away."""
+        return self.stdout_total_bytes > len(self.stdout)
+
+    @property
+    def stderr_truncated(self) -> bool:
+        """Whether some of stderr was thrown away."""
+        return self.stderr_total_bytes > len(self.stderr)
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRecord:
+    """Our own failure, kept with the execution: enough to raise it again for a repeated request."""
+
+    code: str
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionRecord:
+    """What the ledger keeps of one execution."""
+
+    id: ExecutionId
+    tenant: TenantId
+    state: ExecutionState
+    spec: ExecutionSpec
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    result: ExecutionResult | None = None
+    failure: FailureRecord | None = None
