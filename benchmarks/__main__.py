@@ -1,0 +1,35 @@
+"""`python -m benchmarks [NAME…] [--count N] [--record]`: run, print Markdown, keep it if asked."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+NAMES = ("one_shot", "throughput", "second_exec", "overhead", "memory", "peers")
+RESULTS = Path(__file__).parent / "RESULTS.md"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", default=list(NAMES), metavar="NAME", help=", ".join(NAMES)
+    )
+    parser.add_argument("--count", type=int, default=200, help="samples of each thing")
+    parser.add_argument("--record", action="store_true", help=f"append to {RESULTS.name}")
+    options = parser.parse_args()
+    missed: list[str] = []
+    for name in options.names:
+        report = importlib.import_module(f"benchmarks.{name}").run(options.count)
+        text = report.markdown(f"python -m benchmarks {name} --count {options.count}")
+        print(text, flush=True)
+        missed += report.missed
+        if options.record:
+            with RESULTS.open("a") as kept:
+                kept.write("\n" + text)
+    for text in missed:
+        print(f"missed: {text}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
