@@ -284,6 +284,12 @@ def load_client(
     return ClientSettings(found.rstrip("/"), environment.get("FAAS_API_KEY") or None)
 
 
+def wants_colour(*, environment: Mapping[str, str] | None = None) -> bool:
+    """Whether words may be styled: not with NO_COLOR set, nor on a dumb terminal."""
+    environment = os.environ if environment is None else environment
+    return not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
+
+
 class _Reader:
     """Collects values from the weakest source to the strongest, and every problem met."""
 

@@ -1,0 +1,5 @@
+"""`python -m faas` is `faas`."""
+
+from faas.cli.main import main
+
+main()

@@ -1,0 +1,91 @@
+"""The command `faas`: nouns and verbs, loaded only when used, so that `--help` is quick.
+
+Data goes to stdout, words to stderr. Errors are one sentence and a hint; the exit code says who
+must act (`faas.cli.exits`).
+"""
+
+import importlib
+import sys
+
+import click
+
+from faas import __version__
+
+COMMANDS = {
+    "serve": "Start the gateway in the foreground.",
+    "run": "Run a command in a fresh sandbox, stream its output, exit with its code.",
+    "executions": "List, show or cancel executions.",
+    "logs": "Print what an execution wrote; -f follows it.",
+    "images": "List, import, pull or remove images.",
+    "doctor": "Try each runtime for real; say what is missing and how to get it.",
+    "config": "Show every setting and where its value came from.",
+    "bench": "Measure this machine: echo from the pool, on demand, and the floor.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module when it is asked for, not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"faas.cli.{cmd_name}")
+        return module.command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as failure:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            more = f" Did you mean {near[0]}?" if near else ""
+            raise click.UsageError(failure.message + more, ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="faas")
+def faas() -> None:
+    """Run other people's code on your own machine, isolated, in milliseconds."""
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        code = faas.main(standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        code = leave.exit_code
+    except click.Abort:
+        code = 130
+    except click.ClickException as failure:
+        code = _show_usage(failure)
+    except BrokenPipeError:
+        # The reader left (`| head`): that is no error, and nothing more can be written.
+        sys.stderr.close()
+        code = 0
+    except Exception as failure:
+        from faas.cli import render
+        from faas.errors import FaasError
+
+        if not isinstance(failure, FaasError):
+            raise
+        code = render.show_error(failure)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_usage(failure: click.ClickException) -> int:
+    from faas.cli import render
+    from faas.errors import InvalidArgumentError
+
+    context = failure.ctx if isinstance(failure, click.UsageError) else None
+    hint = f"{context.command_path} --help" if context else "faas --help"
+    return render.show_error(InvalidArgumentError(failure.format_message(), hint=hint))
