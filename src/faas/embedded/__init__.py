@@ -1,0 +1,1 @@
+"""The embedded runtime: sandboxes out of this host's own namespaces."""
