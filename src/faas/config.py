@@ -110,10 +110,10 @@ class Settings:
     )
 
     pool_size: int = _setting(
-        4, "Sandboxes of the default image kept ready; each is used once.", at_least=0, at_most=4096
+        8, "Sandboxes of the default image kept ready; each is used once.", at_least=0, at_most=4096
     )
     pool_max: int = _setting(
-        16,
+        64,
         "Ready sandboxes of all images together; recent demand fills it.",
         at_least=0,
         at_most=4096,
@@ -123,13 +123,13 @@ class Settings:
         "Keep no sandbox ready: less memory, slower starts.",
     )
     running_max: int = _setting(
-        16, "Executions at once; more wait in the queue.", at_least=1, at_most=65536
+        64, "Executions at once; more wait in the queue.", at_least=1, at_most=65536
     )
     queued_max: int = _setting(
         1024, "Executions that may wait; one more is told to come back later.", at_least=0
     )
     tenant_running_max: int = _setting(
-        16, "Executions of one key at once, so that one cannot take all.", at_least=1
+        64, "Executions of one key at once, so that one cannot take all.", at_least=1
     )
     tenant_queued_max: int = _setting(1024, "Executions of one key that may wait.", at_least=0)
 
@@ -149,7 +149,7 @@ class Settings:
     output_bytes_max: int = _setting(256 << 20, "Most output a request may keep.", at_least=1)
 
     retention_count_max: int = _setting(
-        10_000, "Finished executions kept; the oldest go first.", at_least=1
+        100_000, "Finished executions kept; the oldest go first.", at_least=1
     )
     retention_seconds_max: int = _setting(
         7 * 86_400, "Age at which a finished execution is forgotten.", at_least=60
