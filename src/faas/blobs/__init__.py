@@ -2,6 +2,7 @@
 
 from faas.blobs.digest import Digest, digest_of
 from faas.blobs.protocol import BlobStat, BlobStore
-from faas.blobs.urls import open_store
+from faas.blobs.refs import RefStore
+from faas.blobs.urls import open_refs, open_store
 
-__all__ = ["BlobStat", "BlobStore", "Digest", "digest_of", "open_store"]
+__all__ = ["BlobStat", "BlobStore", "Digest", "RefStore", "digest_of", "open_refs", "open_store"]

@@ -36,25 +36,27 @@ class ObjectBlobStore:
         digest = digest_of(data)
         known = await self.stat(digest)
         if known is None or known.size_bytes != len(data):
-            await self._try("put", obstore.put_async(self._store, self._path(digest), data))
+            await _try(self._name, "put", obstore.put_async(self._store, self._path(digest), data))
         return digest
 
     async def get(self, digest: Digest) -> bytes:
-        answer = await self._try("get", obstore.get_async(self._store, self._path(digest)))
-        data = bytes(await self._try("read", answer.bytes_async()))
+        answer = await _try(self._name, "get", obstore.get_async(self._store, self._path(digest)))
+        data = bytes(await _try(self._name, "read", answer.bytes_async()))
         return check(data, digest)
 
     async def get_range(self, digest: Digest, *, offset: int, length: int) -> bytes:
         path = self._path(digest)
         read = obstore.get_range_async(self._store, path, start=offset, length=length)
-        data = bytes(await self._try("get range", read))
+        data = bytes(await _try(self._name, "get range", read))
         if len(data) != length:
             raise StoreUnavailableError(f"{self._name} cut an answer short")
         return data
 
     async def stat(self, digest: Digest) -> BlobStat | None:
         try:
-            meta = await self._try("stat", obstore.head_async(self._store, self._path(digest)))
+            meta = await _try(
+                self._name, "stat", obstore.head_async(self._store, self._path(digest))
+            )
         except NotFoundError:
             return None
         return BlobStat(digest, meta["size"], meta["last_modified"])
@@ -63,14 +65,14 @@ class ObjectBlobStore:
         pages = obstore.list(  # pyright: ignore[reportUnknownMemberType]
             self._store, self._prefix, chunk_size=_LIST_PAGE
         )
-        every = await self._try("list", pages.collect_async())
+        every = await _try(self._name, "list", pages.collect_async())
         found = [stat for meta in every if (stat := self._stat_of(meta))]
         for stat in sorted(found, key=lambda s: s.digest):
             yield stat
 
     async def delete(self, digest: Digest) -> None:
         try:
-            await self._try("delete", obstore.delete_async(self._store, self._path(digest)))
+            await _try(self._name, "delete", obstore.delete_async(self._store, self._path(digest)))
         except NotFoundError:
             return
 
@@ -87,13 +89,42 @@ class ObjectBlobStore:
             return None
         return BlobStat(parse_digest(f"sha256:{digits}"), meta["size"], meta["last_modified"])
 
-    async def _try(self, what: str, pending: Awaitable[T]) -> T:
-        try:
-            return await pending
-        except FileNotFoundError as cause:
-            raise NotFoundError(f"{self._name} has no such blob") from cause
-        except (BaseError, OSError, TimeoutError) as cause:
-            raise StoreUnavailableError(
-                f"{self._name} did not {what}: {type(cause).__name__}",
-                hint="check the bucket's address and credentials with `faas doctor`",
-            ) from cause
+
+async def put_object(store: Any, path: str, data: bytes) -> None:
+    """Put one named object, whole or not at all."""
+    await _try("the object store", "put", obstore.put_async(store, path, data))
+
+
+async def get_object(store: Any, path: str) -> bytes:
+    """Read one named object."""
+    answer = await _try("the object store", "get", obstore.get_async(store, path))
+    return bytes(await _try("the object store", "read", answer.bytes_async()))
+
+
+async def list_objects(store: Any, prefix: str) -> list[str]:
+    """Paths of all objects below a prefix."""
+    pages = obstore.list(  # pyright: ignore[reportUnknownMemberType]
+        store, prefix, chunk_size=_LIST_PAGE
+    )
+    every = await _try("the object store", "list", pages.collect_async())
+    return [str(meta["path"]) for meta in every]
+
+
+async def delete_object(store: Any, path: str) -> None:
+    """Delete one named object; harmless when it is not there."""
+    try:
+        await _try("the object store", "delete", obstore.delete_async(store, path))
+    except NotFoundError:
+        return
+
+
+async def _try(name: str, what: str, pending: Awaitable[T]) -> T:
+    try:
+        return await pending
+    except FileNotFoundError as cause:
+        raise NotFoundError(f"{name} has no such blob") from cause
+    except (BaseError, OSError, TimeoutError) as cause:
+        raise StoreUnavailableError(
+            f"{name} did not {what}: {type(cause).__name__}",
+            hint="check the bucket's address and credentials with `faas doctor`",
+        ) from cause

@@ -6,11 +6,13 @@ nothing: the local folder alone.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from faas.blobs.fake import FakeBlobStore
 from faas.blobs.local import LocalBlobStore
 from faas.blobs.protocol import BlobStore
+from faas.blobs.refs import LocalRefStore, ObjectRefStore, RefStore, TieredRefStore
 from faas.blobs.tiered import TieredBlobStore
 from faas.errors import InvalidConfigError
 
@@ -35,10 +37,33 @@ def open_store(
     return TieredBlobStore(near, _open_far(url, aws or {}), ack_far=ack_far)
 
 
+def open_refs(
+    root: Path, *, url: str | None = None, aws: Mapping[str, str] | None = None
+) -> RefStore:
+    """Open the records that belong to the same store.
+
+    Raises:
+        InvalidConfigError: the URL names no store we know.
+    """
+    near = LocalRefStore(root)
+    if not url or url.startswith("memory:"):
+        return near
+    store, _, prefix = _open_s3(url, aws or {})
+    return TieredRefStore(near, ObjectRefStore(store, prefix=prefix))
+
+
 def _open_far(url: str, aws: Mapping[str, str]) -> BlobStore:
-    parts = urlsplit(url)
-    if parts.scheme == "memory":
+    if url.startswith("memory:"):
         return FakeBlobStore()
+    from faas.blobs.objects import ObjectBlobStore  # noqa: PLC0415  needs the extra `s3`
+
+    store, name, prefix = _open_s3(url, aws)
+    return ObjectBlobStore(store, name=name, prefix=prefix)
+
+
+def _open_s3(url: str, aws: Mapping[str, str]) -> tuple[Any, str, str]:
+    """Make the client for `url`: the store, its name for people, the prefix inside the bucket."""
+    parts = urlsplit(url)
     if parts.scheme != "s3" or not parts.netloc:
         raise InvalidConfigError(f"FAAS_OBJECT_STORE_URL {url!r} names no known store", hint=_HINT)
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
@@ -46,13 +71,13 @@ def _open_far(url: str, aws: Mapping[str, str]) -> BlobStore:
         raise InvalidConfigError(
             f"FAAS_OBJECT_STORE_URL has unknown options: {', '.join(sorted(unknown))}", hint=_HINT
         )
-    return _open_s3(parts.netloc, parts.path.strip("/"), query, aws)
-
-
-def _open_s3(bucket: str, prefix: str, query: dict[str, str], aws: Mapping[str, str]) -> BlobStore:
-    from obstore.store import S3Store  # noqa: PLC0415  19 MB, and most boxes have no bucket
-
-    from faas.blobs.objects import ObjectBlobStore  # noqa: PLC0415
+    try:
+        from obstore.store import S3Store  # noqa: PLC0415  19 MB, and most boxes have no bucket
+    except ImportError as cause:
+        raise InvalidConfigError(
+            "FAAS_OBJECT_STORE_URL needs the package obstore",
+            hint="pip install 'faas-platform[s3]'",
+        ) from cause
 
     endpoint = query.get("endpoint") or aws.get("AWS_ENDPOINT") or aws.get("AWS_ENDPOINT_URL")
     options: dict[str, str] = {"region": query.get("region") or aws.get("AWS_REGION", "us-east-1")}
@@ -66,9 +91,9 @@ def _open_s3(bucket: str, prefix: str, query: dict[str, str], aws: Mapping[str, 
     if endpoint:
         options["endpoint"] = endpoint
     store = S3Store(
-        bucket,
+        parts.netloc,
         config=options,  # pyright: ignore[reportArgumentType]  the keys are obstore's own
         client_options={"allow_http": bool(endpoint and endpoint.startswith("http://"))},
         retry_config={"max_retries": 3},
     )
-    return ObjectBlobStore(store, name=f"s3://{bucket}", prefix=prefix)
+    return store, f"s3://{parts.netloc}", parts.path.strip("/")

@@ -1,0 +1,18 @@
+"""Committed state: manifests, chunks, diff, merge."""
+
+from faas.snapshots.changes import Change, ChangeKind, Conflict, Merged, MergeStrategy
+from faas.snapshots.portable import export_snapshot, import_snapshot
+from faas.snapshots.store import SnapshotInfo, SnapshotRecord, SnapshotStore
+
+__all__ = [
+    "Change",
+    "ChangeKind",
+    "Conflict",
+    "MergeStrategy",
+    "Merged",
+    "SnapshotInfo",
+    "SnapshotRecord",
+    "SnapshotStore",
+    "export_snapshot",
+    "import_snapshot",
+]

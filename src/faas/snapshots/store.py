@@ -1,0 +1,458 @@
+"""Snapshots by name: commit, look up, diff, merge, check out, export, remove, collect garbage.
+
+Commit writes packs, then the manifest, then the record that names it; the record is the moment it
+exists. Whatever dies before leaves only blobs that nothing names, and garbage collection takes
+those. Records and blobs live in the same store, so another gateway with the same bucket sees the
+same snapshots. A snapshot is never changed; removing one is refused while a child of it lives.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import IO, TypeVar
+
+import msgspec
+
+from faas.blobs.digest import Digest
+from faas.blobs.protocol import BlobStore
+from faas.blobs.refs import RefStore
+from faas.clock import Clock
+from faas.errors import (
+    ConflictError,
+    InvalidArgumentError,
+    ManifestError,
+    NotFoundError,
+    SnapshotNotFoundError,
+)
+from faas.ids import SnapshotId, TenantId, new_snapshot_id
+from faas.snapshots import manifest as manifests
+from faas.snapshots.changes import Change, Merged, MergeStrategy, apply_layer, as_tree, diff, merge
+from faas.snapshots.chunks import ChunkIndex, Packer, Place, Unpacker
+from faas.snapshots.manifest import Entry, Manifest
+from faas.snapshots.tree import from_directory, from_tar, to_directory, to_tar
+
+T = TypeVar("T")
+_KIND = "snapshots"
+_ALIAS = "aliases"
+GRACE = timedelta(hours=1)
+"""Blobs younger than this are never garbage: a commit may be about to name them."""
+
+
+class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What names a snapshot."""
+
+    id: SnapshotId
+    tenant: TenantId
+    manifest: Digest
+    created_at: datetime
+    name: str | None = None
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+    parent: SnapshotId | None = None
+    source: str = ""
+    """The sandbox, instance or execution it was taken from."""
+    image: str = ""
+    image_digest: str
+    runtimes: tuple[str, ...] = ()
+    has_memory: bool = False
+    size_bytes: int = 0
+    stored_bytes: int = 0
+    """Bytes this snapshot added to the store, compressed."""
+
+
+class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the caller knows of a snapshot to be made."""
+
+    tenant: TenantId
+    image_digest: str
+    image: str = ""
+    runtimes: tuple[str, ...] = ()
+    config: dict[str, str] = {}
+    name: str | None = None
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+    parent: SnapshotId | None = None
+    source: str = ""
+
+
+Source = Path | IO[bytes]
+"""A folder, or an opened tar."""
+
+
+class SnapshotStore:
+    """The one store of committed state."""
+
+    def __init__(
+        self, *, blobs: BlobStore, refs: RefStore, clock: Clock, index: Path | None = None
+    ) -> None:
+        self._blobs = blobs
+        self._refs = refs
+        self._clock = clock
+        self._index = ChunkIndex(index)
+        self._writing = asyncio.Lock()
+        self._records: dict[SnapshotId, SnapshotRecord] = {}
+
+    async def start(self) -> None:
+        """Make the chunk index anew from the manifests when it is empty."""
+        if not self._index.is_empty():
+            return
+        for record in await self._all_records():
+            self._learn(await self._read_manifest(record))
+
+    async def commit(
+        self,
+        info: SnapshotInfo,
+        sources: Mapping[str, Source],
+        *,
+        shift: int = 0,
+        over_parent: bool = False,
+        snapshot_id: SnapshotId | None = None,
+        alias: str | None = None,
+    ) -> SnapshotRecord:
+        """Keep these trees under a new name.
+
+        Args:
+            info: what is known of it.
+            sources: a folder or an opened tar for each section.
+            shift: taken from every owner in the folders.
+            over_parent: the `files` section is a layer over the parent's, and is stacked on it.
+            snapshot_id: its id, minted here when not given.
+            alias: another name that finds it, such as the execution's id.
+        """
+        below = await self._section(info.parent, "files") if over_parent and info.parent else {}
+        loop = asyncio.get_running_loop()
+
+        def put(data: bytes) -> Digest:
+            return asyncio.run_coroutine_threadsafe(self._blobs.put(data), loop).result()
+
+        def pack() -> tuple[dict[str, tuple[Entry, ...]], tuple[Digest, ...], int]:
+            packer = Packer(self._index, put)
+            trees = {name: _read(source, packer, shift) for name, source in sources.items()}
+            packs = packer.finish()
+            return trees, packs, packer.stored_bytes
+
+        async with self._writing:
+            trees, packs, stored = await asyncio.to_thread(pack)
+            if below:
+                parent = await self._manifest_of(info.parent)
+                trees, packs = _stack(below, parent.packs, trees, packs)
+            return await self._name(
+                info, trees, packs, stored=stored, snapshot_id=snapshot_id, alias=alias
+            )
+
+    async def get(self, reference: str, *, tenant: TenantId | None = None) -> SnapshotRecord:
+        """Find a snapshot by its id, or by the id of the execution it was taken from.
+
+        Raises:
+            SnapshotNotFoundError: there is none, or it is another tenant's.
+        """
+        record = await self._find(reference)
+        if tenant is not None and record.tenant != tenant:
+            raise SnapshotNotFoundError(f"Snapshot not found: {reference[:64]}")
+        return record
+
+    async def page(
+        self, *, tenant: TenantId | None = None, limit: int = 50, before: str | None = None
+    ) -> list[SnapshotRecord]:
+        """Newest first."""
+        names = [n.removeprefix(f"{_KIND}/") for n in await self._refs.list(_KIND)]
+        found: list[SnapshotRecord] = []
+        for name in sorted(names, reverse=True):
+            if before is not None and name >= before:
+                continue
+            with suppress(SnapshotNotFoundError):
+                record = await self._find(name)
+                if tenant is None or record.tenant == tenant:
+                    found.append(record)
+            if len(found) >= limit:
+                break
+        return found
+
+    async def remove(self, reference: str, *, tenant: TenantId | None = None) -> None:
+        """Forget a snapshot; its bytes go with the next garbage collection.
+
+        Raises:
+            ConflictError: a child of it lives.
+        """
+        record = await self.get(reference, tenant=tenant)
+        children = [r.id for r in await self._all_records() if r.parent == record.id]
+        if children:
+            raise ConflictError(
+                f"{record.id} has {len(children)} children",
+                hint=f"remove them first, beginning with {children[0]}",
+                details={"children": children},
+            )
+        if record.source:
+            with suppress(NotFoundError, InvalidArgumentError):
+                if (await self._refs.get(f"{_ALIAS}/{record.source}")).decode() == record.id:
+                    await self._refs.delete(f"{_ALIAS}/{record.source}")
+        await self._refs.delete(f"{_KIND}/{record.id}")
+        self._records.pop(record.id, None)
+
+    async def manifest(self, reference: str) -> Manifest:
+        """The whole manifest."""
+        return await self._read_manifest(await self._find(reference))
+
+    async def check_out(self, reference: str, section: str, target: Path) -> None:
+        """Write a section's tree into the empty folder `target`.
+
+        Raises:
+            DataLossError: stored bytes are damaged; nothing of them is served.
+        """
+        entries, unpacker = await self._open_section(reference, section)
+        await asyncio.to_thread(to_directory, entries, target, unpacker)
+
+    async def write_tar(self, reference: str, section: str, sink: IO[bytes]) -> None:
+        """Write a section's tree as a tar."""
+        entries, unpacker = await self._open_section(reference, section)
+        await asyncio.to_thread(to_tar, entries, sink, unpacker)
+
+    async def diff(self, before: str, after: str) -> list[Change]:
+        """What differs between the files of two snapshots of one image."""
+        return diff(await self._section(before, "files"), await self._section(after, "files"))
+
+    async def merge(
+        self,
+        branches: Sequence[str],
+        *,
+        strategy: MergeStrategy,
+        tenant: TenantId,
+        name: str | None,
+    ) -> tuple[SnapshotRecord, Merged]:
+        """Merge branches against their nearest common parent into a new snapshot.
+
+        Raises:
+            InvalidArgumentError: fewer than two, or of different images.
+            ConflictError: they have no common parent.
+        """
+        records = [await self.get(branch, tenant=tenant) for branch in branches]
+        if len({r.id for r in records}) < 2:  # noqa: PLR2004  a merge of one is a copy
+            raise InvalidArgumentError("a merge needs at least two different branches")
+        if len({r.image_digest for r in records}) != 1:
+            raise InvalidArgumentError("branches of different images cannot be merged")
+        base_id = await self._common_parent(records)
+        every = [await self._read_manifest(r) for r in records]
+        base = await self._manifest_of(base_id)
+        packs = _PackNumbers()
+        base_tree = packs.renumber(base, "files")
+        trees = {
+            str(record.id): packs.renumber(manifest, "files")
+            for record, manifest in zip(records, every, strict=True)
+        }
+        merged = merge(base_tree, trees, strategy)
+        info = SnapshotInfo(
+            tenant=tenant, image_digest=records[0].image_digest, image=records[0].image,
+            runtimes=records[0].runtimes, config=every[0].config, name=name, parent=base_id,
+        )  # fmt: skip
+        async with self._writing:
+            sections = {"files": tuple(merged.tree.values())}
+            return await self._name(info, sections, packs.names()), merged
+
+    async def collect_garbage(self, *, grace: timedelta = GRACE) -> int:
+        """Delete blobs that no manifest names and no commit may be about to name; count them."""
+        async with self._writing:
+            live: set[Digest] = set()
+            for record in await self._all_records():
+                live.add(record.manifest)
+                live.update((await self._read_manifest(record)).packs)
+            born_before = self._clock.now() - grace
+            dead = [
+                stat.digest
+                async for stat in self._blobs.list()
+                if stat.digest not in live and stat.modified_at <= born_before
+            ]
+            for digest in dead:
+                self._index.forget_pack(digest)
+                await self._blobs.delete(digest)
+            return len(dead)
+
+    async def verify(self, reference: str) -> None:
+        """Read every chunk of a snapshot and check it.
+
+        Raises:
+            DataLossError: something is damaged or gone.
+        """
+        for section in (await self.manifest(reference)).sections:
+            entries, unpacker = await self._open_section(reference, section)
+            await asyncio.to_thread(_read_all, entries, unpacker)
+
+    async def aclose(self) -> None:
+        """Close what is open."""
+        self._index.close()
+        await self._blobs.aclose()
+
+    async def adopt(self, record: SnapshotRecord, data: bytes) -> SnapshotRecord:
+        """Take over a snapshot whose packs are stored already (an import): name it."""
+        manifest = manifests.decode(data)
+        async with self._writing:
+            digest = await self._blobs.put(data)
+            kept = msgspec.structs.replace(record, manifest=digest, parent=None)
+            self._learn(manifest)
+            await self._write_record(kept)
+        return kept
+
+    @property
+    def blobs(self) -> BlobStore:
+        """Where the bytes are."""
+        return self._blobs
+
+    async def _name(
+        self,
+        info: SnapshotInfo,
+        sections: dict[str, tuple[Entry, ...]],
+        packs: tuple[Digest, ...],
+        *,
+        stored: int = 0,
+        snapshot_id: SnapshotId | None = None,
+        alias: str | None = None,
+    ) -> SnapshotRecord:
+        manifest = Manifest(
+            image_digest=info.image_digest, image=info.image, runtimes=info.runtimes,
+            config=info.config, packs=packs, sections=sections,
+        )  # fmt: skip
+        digest = await self._blobs.put(manifests.encode(manifest))
+        record = SnapshotRecord(
+            id=snapshot_id or new_snapshot_id(), tenant=info.tenant, manifest=digest,
+            created_at=self._clock.now(), name=info.name, description=info.description,
+            tags=info.tags, parent=info.parent, source=alias or info.source, image=info.image,
+            image_digest=info.image_digest, runtimes=info.runtimes,
+            has_memory=manifest.has_memory, size_bytes=manifest.size_bytes, stored_bytes=stored,
+        )  # fmt: skip
+        await self._write_record(record)
+        if alias is not None:
+            await self._refs.put(f"{_ALIAS}/{alias}", record.id.encode())
+        return record
+
+    async def _write_record(self, record: SnapshotRecord) -> None:
+        await self._refs.put(f"{_KIND}/{record.id}", msgspec.json.encode(record))
+        self._records[record.id] = record
+
+    async def _find(self, reference: str) -> SnapshotRecord:
+        known = self._records.get(SnapshotId(reference))
+        if known is not None:
+            return known
+        try:
+            if not reference.startswith("snap-"):
+                reference = (await self._refs.get(f"{_ALIAS}/{reference}")).decode()
+            raw = await self._refs.get(f"{_KIND}/{reference}")
+        except (NotFoundError, InvalidArgumentError) as cause:
+            raise SnapshotNotFoundError(f"Snapshot not found: {reference[:64]}") from cause
+        try:
+            record = msgspec.json.decode(raw, type=SnapshotRecord)
+        except msgspec.MsgspecError as cause:
+            raise ManifestError(f"the record of {reference[:64]} cannot be read") from cause
+        self._records[record.id] = record
+        return record
+
+    async def _all_records(self) -> list[SnapshotRecord]:
+        names = [n.removeprefix(f"{_KIND}/") for n in await self._refs.list(_KIND)]
+        return [await self._find(name) for name in names]
+
+    async def _read_manifest(self, record: SnapshotRecord) -> Manifest:
+        return manifests.decode(await self._blobs.get(record.manifest))
+
+    async def _manifest_of(self, reference: str | None) -> Manifest:
+        if reference is None:
+            return Manifest(image_digest="")
+        return await self._read_manifest(await self._find(reference))
+
+    async def _section(self, reference: str | None, section: str) -> dict[str, Entry]:
+        manifest = await self._manifest_of(reference)
+        return as_tree(manifest.sections.get(section, ()))
+
+    async def _open_section(
+        self, reference: str, section: str
+    ) -> tuple[tuple[Entry, ...], Unpacker]:
+        manifest = await self.manifest(reference)
+        if section not in manifest.sections:
+            raise SnapshotNotFoundError(f"{reference[:64]} holds no {section}")
+        loop = asyncio.get_running_loop()
+
+        def get(digest: Digest) -> bytes:
+            return asyncio.run_coroutine_threadsafe(self._blobs.get(digest), loop).result()
+
+        return manifest.sections[section], Unpacker(manifest.packs, get)
+
+    def _learn(self, manifest: Manifest) -> None:
+        places = {
+            chunk.digest: Place(
+                manifest.packs[chunk.pack], chunk.offset, chunk.stored_bytes, chunk.raw_bytes
+            )
+            for entries in manifest.sections.values()
+            for entry in entries
+            for chunk in entry.chunks
+        }
+        self._index.add(places)
+
+    async def _common_parent(self, records: list[SnapshotRecord]) -> SnapshotId | None:
+        lines: list[list[SnapshotId]] = []
+        for record in records:
+            line, at = [record.id], record.parent
+            while at is not None:
+                line.append(at)
+                at = (await self._find(at)).parent
+            lines.append(line)
+        for candidate in lines[0]:
+            if all(candidate in line for line in lines[1:]):
+                return candidate
+        if all(record.parent is None for record in records):
+            return None  # the image itself is what they share
+        raise ConflictError(
+            "these branches have no common parent", hint="merge only forks of one snapshot"
+        )
+
+
+class _PackNumbers:
+    """Gives the packs of several manifests one numbering."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Digest, int] = {}
+
+    def renumber(self, manifest: Manifest, section: str) -> dict[str, Entry]:
+        """The section's tree, its chunks numbered alike."""
+        numbers = [self._numbers.setdefault(p, len(self._numbers)) for p in manifest.packs]
+        return {
+            entry.path: _renumbered(entry, lambda old: numbers[old])
+            for entry in manifest.sections.get(section, ())
+        }
+
+    def names(self) -> tuple[Digest, ...]:
+        """The packs in their new order."""
+        return tuple(self._numbers)
+
+
+def _renumbered(entry: Entry, number: Callable[[int], int]) -> Entry:
+    if not entry.chunks:
+        return entry
+    chunks = tuple(msgspec.structs.replace(c, pack=number(c.pack)) for c in entry.chunks)
+    return msgspec.structs.replace(entry, chunks=chunks)
+
+
+def _stack(
+    below: dict[str, Entry],
+    below_packs: tuple[Digest, ...],
+    trees: dict[str, tuple[Entry, ...]],
+    packs: tuple[Digest, ...],
+) -> tuple[dict[str, tuple[Entry, ...]], tuple[Digest, ...]]:
+    offset = len(below_packs)
+    shifted = {
+        name: tuple(_renumbered(entry, lambda old: old + offset) for entry in entries)
+        for name, entries in trees.items()
+    }
+    layer = as_tree(shifted.get("files", ()))
+    stacked = tuple(apply_layer(below, layer).values())
+    return {**shifted, "files": stacked}, below_packs + packs
+
+
+def _read(source: Source, packer: Packer, shift: int) -> tuple[Entry, ...]:
+    if isinstance(source, Path):
+        return from_directory(source, packer, shift=shift)
+    return from_tar(source, packer)
+
+
+def _read_all(entries: tuple[Entry, ...], unpacker: Unpacker) -> None:
+    for entry in entries:
+        for _ in unpacker.read(entry.chunks):
+            pass

@@ -1,0 +1,252 @@
+"""File trees in and out: a folder (or an overlay's upper folder), a tar, and back.
+
+Trees come from sandboxes, so every name in them is hostile. A folder is walked by directory
+descriptors without following a link; written the same way, into a folder made for it. What is no
+file, directory or symlink is left out (an overlay's whiteouts, 0/0 character devices, are kept as
+what they mean). Setuid and setgid bits are dropped: nothing in a sandbox may gain rights by them.
+"""
+
+import os
+import stat
+import tarfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from msgspec.structs import replace
+
+from faas.errors import InvalidArgumentError, TooLargeError
+from faas.snapshots.chunks import Packer, Unpacker
+from faas.snapshots.manifest import Entry, EntryKind
+
+ENTRIES_MAX = 2_000_000
+_PERMISSIONS = 0o1777
+_OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
+
+
+def from_directory(root: Path, packer: Packer, *, shift: int = 0) -> tuple[Entry, ...]:
+    """Read a folder; `shift` is taken from every owner (a user namespace's first host id)."""
+    entries: list[Entry] = []
+    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _walk(handle, "", packer, shift, entries)
+    finally:
+        os.close(handle)
+    return tuple(sorted(entries, key=lambda e: e.path))
+
+
+def _walk(folder: int, prefix: str, packer: Packer, shift: int, entries: list[Entry]) -> None:
+    for name in sorted(os.listdir(folder)):
+        if len(entries) >= ENTRIES_MAX:
+            raise TooLargeError(f"a snapshot holds at most {ENTRIES_MAX} entries")
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        path = prefix + _text(name)
+        base = Entry(
+            path,
+            EntryKind.FILE,
+            stat.S_IMODE(found.st_mode) & _PERMISSIONS,
+            max(0, found.st_uid - shift),
+            max(0, found.st_gid - shift),
+            found.st_mtime_ns,
+        )
+        if stat.S_ISDIR(found.st_mode):
+            child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            try:
+                entries.append(replace(base, kind=EntryKind.DIRECTORY, is_opaque=_is_opaque(child)))
+                _walk(child, path + "/", packer, shift, entries)
+            finally:
+                os.close(child)
+        elif stat.S_ISREG(found.st_mode):
+            entries.append(_read_file(folder, name, base, packer))
+        elif stat.S_ISLNK(found.st_mode):
+            target = _text(os.readlink(name, dir_fd=folder))
+            entries.append(replace(base, kind=EntryKind.SYMLINK, target=target))
+        elif stat.S_ISCHR(found.st_mode) and found.st_rdev == 0:
+            entries.append(Entry(path, EntryKind.WHITEOUT))
+
+
+def _read_file(folder: int, name: str, base: Entry, packer: Packer) -> Entry:
+    handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    with os.fdopen(handle, "rb", buffering=0) as source:
+        size, chunks = packer.add(source.read)
+    return replace(base, size_bytes=size, chunks=chunks)
+
+
+def from_tar(source: IO[bytes], packer: Packer) -> tuple[Entry, ...]:
+    """Read a tar stream (as the agent writes it); the last word on a path wins.
+
+    Raises:
+        InvalidArgumentError: it is no tar, or an entry's name leads outside.
+    """
+    entries: dict[str, Entry] = {}
+    try:
+        with tarfile.open(fileobj=source, mode="r|") as archive:
+            for member in archive:
+                if len(entries) >= ENTRIES_MAX:
+                    raise TooLargeError(f"a snapshot holds at most {ENTRIES_MAX} entries")
+                if entry := _from_member(archive, member, packer, entries):
+                    entries[entry.path] = entry
+    except tarfile.TarError as cause:
+        raise InvalidArgumentError(f"not a tar: {cause}") from cause
+    return tuple(entries[path] for path in sorted(entries))
+
+
+def _from_member(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, packer: Packer, seen: dict[str, Entry]
+) -> Entry | None:
+    path = clean_path(member.name)
+    if not path:
+        return None
+    mtime_ns = int(float(member.mtime) * 1e9)
+    base = Entry(path, EntryKind.FILE, member.mode & _PERMISSIONS, member.uid, member.gid, mtime_ns)
+    if member.isdir():
+        return replace(base, kind=EntryKind.DIRECTORY)
+    if member.issym():
+        return replace(base, kind=EntryKind.SYMLINK, target=member.linkname)
+    if member.islnk():
+        linked = seen.get(clean_path(member.linkname))
+        return replace(linked, path=path) if linked else None
+    if member.isreg():
+        content = archive.extractfile(member)
+        size, chunks = packer.add(content.read) if content else (0, ())
+        return replace(base, size_bytes=size, chunks=chunks)
+    return None
+
+
+def to_directory(entries: tuple[Entry, ...], root: Path, unpacker: Unpacker) -> None:
+    """Write a tree into the empty folder `root`, owners and times included where we may."""
+    root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    late: list[Entry] = []
+    for entry in entries:
+        parent = _open_parent(root, entry.path)
+        name = PurePosixPath(entry.path).name
+        try:
+            _write_entry(parent, name, entry, unpacker)
+            if entry.kind is EntryKind.DIRECTORY:
+                late.append(entry)
+            elif entry.kind is not EntryKind.WHITEOUT:
+                _set_meta(parent, name, entry)
+        finally:
+            os.close(parent)
+    for entry in reversed(late):  # after their content, which would change their times
+        parent = _open_parent(root, entry.path)
+        try:
+            _set_meta(parent, PurePosixPath(entry.path).name, entry)
+        finally:
+            os.close(parent)
+
+
+def _write_entry(parent: int, name: str, entry: Entry, unpacker: Unpacker) -> None:
+    if entry.kind is EntryKind.DIRECTORY:
+        os.mkdir(name, 0o700, dir_fd=parent)
+        if entry.is_opaque:
+            handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            try:
+                os.setxattr(handle, _OPAQUE[0], b"y")
+            finally:
+                os.close(handle)
+    elif entry.kind is EntryKind.SYMLINK:
+        os.symlink(entry.target, name, dir_fd=parent)
+    elif entry.kind is EntryKind.WHITEOUT:
+        os.mknod(name, stat.S_IFCHR | 0o600, 0, dir_fd=parent)
+    else:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with os.fdopen(os.open(name, flags, 0o600, dir_fd=parent), "wb") as target:
+            for data in unpacker.read(entry.chunks):
+                target.write(data)
+
+
+def _set_meta(parent: int, name: str, entry: Entry) -> None:
+    if os.geteuid() == 0:
+        os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+    if entry.kind is not EntryKind.SYMLINK:
+        os.chmod(name, entry.mode & _PERMISSIONS, dir_fd=parent)
+    times = (entry.mtime_ns, entry.mtime_ns)
+    os.utime(name, ns=times, dir_fd=parent, follow_symlinks=False)
+
+
+def _open_parent(root: Path, path: str) -> int:
+    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for part in PurePosixPath(path).parts[:-1]:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            child = os.open(part, flags, dir_fd=handle)
+        finally:
+            os.close(handle)
+        handle = child
+    return handle
+
+
+def to_tar(entries: tuple[Entry, ...], sink: IO[bytes], unpacker: Unpacker) -> None:
+    """Write a tree as a pax tar; whiteouts become `.wh.` names, as in OCI layers."""
+    with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        for entry in entries:
+            member = _member_of(entry)
+            content = _Stream(unpacker.read(entry.chunks)) if entry.chunks else None
+            archive.addfile(member, content)  # pyright: ignore[reportArgumentType]
+            if entry.is_opaque:
+                archive.addfile(tarfile.TarInfo(f"{entry.path}/.wh..wh..opq"))
+
+
+def _member_of(entry: Entry) -> tarfile.TarInfo:
+    path = PurePosixPath(entry.path)
+    name = str(path.parent / f".wh.{path.name}") if entry.kind is EntryKind.WHITEOUT else str(path)
+    member = tarfile.TarInfo(name)
+    member.mode, member.uid, member.gid = entry.mode, entry.uid, entry.gid
+    member.mtime = entry.mtime_ns // 10**9
+    member.size = entry.size_bytes
+    if entry.kind is EntryKind.DIRECTORY:
+        member.type = tarfile.DIRTYPE
+    elif entry.kind is EntryKind.SYMLINK:
+        member.type, member.linkname = tarfile.SYMTYPE, entry.target
+    return member
+
+
+class _Stream:
+    """A file-like face for an iterator of bytes."""
+
+    def __init__(self, parts: Iterator[bytes]) -> None:
+        self._parts = parts
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        while len(self._rest) < size:
+            part = next(self._parts, None)
+            if part is None:
+                break
+            self._rest += part
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken
+
+
+def clean_path(name: str) -> str:
+    """A tar's name as a relative path; the top itself is the empty string.
+
+    Raises:
+        InvalidArgumentError: it leads outside.
+    """
+    parts = [part for part in name.split("/") if part not in {"", "."}]
+    if ".." in parts or "\0" in name:
+        raise InvalidArgumentError(f"entry {name[:80]!r} leads outside the tree")
+    return "/".join(parts)
+
+
+def _is_opaque(folder: int) -> bool:
+    for name in _OPAQUE:
+        with suppress(OSError):
+            if os.getxattr(folder, name) == b"y":
+                return True
+    return False
+
+
+def _text(name: str) -> str:
+    """File names as text that msgpack can hold; undecodable bytes are refused by name."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as cause:
+        shown = name.encode("utf-8", "surrogateescape")[:80]
+        raise InvalidArgumentError(
+            f"the file name {shown!r} is not UTF-8 and cannot be kept", hint="rename it first"
+        ) from cause
+    return name
