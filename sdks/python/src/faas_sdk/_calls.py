@@ -14,6 +14,7 @@ from faas_sdk._errors import (
     ProtocolError,
     error_from_problem,
 )
+from faas_sdk._models import nothing
 from faas_sdk._retry import is_status_retryable, parse_retry_after
 
 
@@ -28,8 +29,8 @@ class Call:
     """The gateway recognises it when it comes twice: a broken connection is no reason to stop."""
     body: Optional[Mapping[str, Any]] = None
     content: Optional[bytes] = None
-    query: Mapping[str, Any] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, Any] = field(default_factory=nothing)
+    headers: Mapping[str, str] = field(default_factory=nothing)
     accepted: Tuple[int, ...] = ()
     """Statuses that are an answer although they are not 2xx."""
 

@@ -19,6 +19,11 @@ from faas_sdk._errors import (
 DEFAULT_BASE_URL = "http://localhost:8080"
 
 
+def nothing() -> Dict[str, Any]:
+    """Make the default of a mapping."""
+    return {}
+
+
 class Runtime(str, Enum):
     """What runs the sandbox. `AUTO` lets the gateway choose."""
 
@@ -105,7 +110,7 @@ class ExecutionResult:
     container_id: Optional[str] = None
     snapshot_id: Optional[str] = None
     timings: Timings = Timings()
-    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    raw: Mapping[str, Any] = field(default_factory=nothing, repr=False, compare=False)
     """The answer as the gateway sent it."""
 
     @property
@@ -170,7 +175,7 @@ class Execution:
     created_at: Optional[str] = None
     started_at: Optional[str] = None
     finished_at: Optional[str] = None
-    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    raw: Mapping[str, Any] = field(default_factory=nothing, repr=False, compare=False)
 
     @property
     def is_final(self) -> bool:
