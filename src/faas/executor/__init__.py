@@ -1,0 +1,18 @@
+"""Runs executions: admission, warm pools, the hot path, the ledger, recovery."""
+
+from faas.executor.executor import ExecutorStats, IdempotencyKey, PlatformExecutor
+from faas.executor.output import ExecutionLogs
+from faas.executor.recovery import RecoveryReport
+from faas.executor.settings import ExecutorSettings, Retention
+from faas.executor.warm_pool import PoolStats
+
+__all__ = [
+    "ExecutionLogs",
+    "ExecutorSettings",
+    "ExecutorStats",
+    "IdempotencyKey",
+    "PlatformExecutor",
+    "PoolStats",
+    "RecoveryReport",
+    "Retention",
+]

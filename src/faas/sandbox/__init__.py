@@ -1,0 +1,1 @@
+"""What a sandbox is, who makes one, and how one is chosen."""

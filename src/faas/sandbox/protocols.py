@@ -97,7 +97,10 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class OutputFiles:
-    """Where the output of one process goes; the files exist and are empty, or hold what was there before."""
+    """Where the output of one process goes.
+
+    The sandbox makes the files when they are missing, and adds to what they hold when they are not.
+    """
 
     stdout: Path
     stderr: Path
@@ -264,7 +267,9 @@ class Sandbox(Protocol):
         """Yield a tar of what is at `path`."""
         ...
 
-    async def read_file(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes: ...
+    async def read_file(
+        self, path: str, *, offset: int = 0, length: int | None = None
+    ) -> bytes: ...
 
     async def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None: ...
 

@@ -1,0 +1,189 @@
+"""Takes up what a former gateway left, by what the ledger says of it.
+
+* running, and its sandbox can be adopted with the command in it: waited for, as ever.
+* running, and its sandbox is there without the command: it never began; treated as queued.
+* running, and its sandbox is gone: failed, `sandbox_broken`. It may have run, so it is not
+  repeated, and its idempotency key keeps answering with that failure.
+* queued, and submitted with `wait=false` or with an idempotency key: run now.
+* queued otherwise: failed, `unavailable`; whoever waited is gone with the connection.
+
+Then everything of ours on the host that belongs to no execution is taken away, and so are spool
+files without a row.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from faas.clock import Clock
+from faas.errors import FaasError, SandboxBrokenError, UnavailableError
+from faas.events import EventBus
+from faas.executor.active import Active
+from faas.executor.admission import Admission, Ticket
+from faas.executor.ledger import Ledger
+from faas.executor.records import Beginning
+from faas.executor.run import MAIN
+from faas.executor.settings import ExecutorSettings
+from faas.executor.spool import output_files, remove, remove_strangers
+from faas.ids import SandboxId
+from faas.model import ExecutionState
+from faas.sandbox.guarded import GuardedSandbox
+from faas.sandbox.protocols import Process, ReclaimReport, RootFilesystem
+from faas.sandbox.registry import Registry
+from faas.tenancy import Tenant
+
+LOST = "the sandbox was lost while no gateway ran"
+NOT_BEGUN = "the gateway was restarted before the command began"
+
+ADOPT_SECONDS_MAX = 10.0
+"""Connecting to a live agent is instant; one that does not answer is broken."""
+
+ADOPT_CONCURRENCY = 8
+
+_log = logging.getLogger(__name__)
+
+
+class ImageResolver(Protocol):
+    """What recovery needs of the image store."""
+
+    def resolve(self, reference: str) -> RootFilesystem:
+        """Return what an image's name stands for. Raises ImageNotFoundError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryReport:
+    """What a start found."""
+
+    adopted: int = 0
+    """Commands that ran on while no gateway lived."""
+    queued: int = 0
+    """Executions that are run now."""
+    failed: int = 0
+    """Executions that are lost; their records say why."""
+    spool_files: int = 0
+    """Files without an execution, taken away."""
+    reclaimed: Mapping[str, ReclaimReport] = field(default_factory=dict[str, ReclaimReport])
+
+
+class Recovery:
+    """One start's look at the ledger and the host."""
+
+    def __init__(
+        self,
+        settings: ExecutorSettings,
+        *,
+        ledger: Ledger,
+        registry: Registry,
+        images: ImageResolver,
+        admission: Admission,
+        events: EventBus,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._registry = registry
+        self._images = images
+        self._admission = admission
+        self._events = events
+        self._clock = clock
+
+    async def run(self) -> tuple[RecoveryReport, list[Active]]:
+        """Return what was found, and the executions to drive to their end."""
+        live = self._ledger.live()
+        gate = asyncio.Semaphore(ADOPT_CONCURRENCY)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._take_up(entry, gate)) for entry in live]
+        actives = [task.result() for task in tasks]
+        adopted = [active for active in actives if active.process is not None]
+        doomed = [active for active in actives if active.doom is not None]
+        report = RecoveryReport(
+            adopted=len(adopted),
+            queued=len(actives) - len(adopted) - len(doomed),
+            failed=len(doomed),
+            spool_files=self._remove_spool_strangers(actives),
+            reclaimed=await self._reclaim(
+                {active.sandbox.id for active in adopted if active.sandbox is not None}
+            ),
+        )
+        return report, actives
+
+    async def _take_up(self, entry: Beginning, gate: asyncio.Semaphore) -> Active:
+        if entry.state is ExecutionState.QUEUED:
+            return self._anew(entry)
+        async with gate:
+            found = await self._adopt(entry)
+        if found is None:
+            return self._doomed(entry, SandboxBrokenError(LOST), was_started=True)
+        sandbox, process = found
+        if process is None:
+            return self._anew(entry)
+        ticket = self._admission.enter_recovered(Tenant(entry.tenant), is_running=True)
+        active = self._active(entry, ticket)
+        active.sandbox = sandbox
+        active.process = process
+        active.was_started = True
+        return active
+
+    async def _adopt(self, entry: Beginning) -> tuple[GuardedSandbox, Process | None] | None:
+        runtime = self._registry.get(entry.runtime or "")
+        if runtime is None or entry.sandbox_id is None:
+            return None
+        try:
+            async with asyncio.timeout(ADOPT_SECONDS_MAX):
+                sandbox = await runtime.adopt(entry.sandbox_id)
+                if sandbox is None:
+                    return None
+                guarded = GuardedSandbox(sandbox, events=self._events)
+                return guarded, await guarded.attach(MAIN)
+        except (FaasError, OSError):
+            return None
+
+    def _anew(self, entry: Beginning) -> Active:
+        if not entry.is_detached:
+            return self._doomed(entry, UnavailableError(NOT_BEGUN), was_started=False)
+        try:
+            runtime = self._registry.pick(entry.spec)
+            root = self._images.resolve(entry.spec.image)
+        except FaasError as failure:
+            return self._doomed(entry, failure, was_started=False)
+        remove(output_files(self._settings.spool_dir, entry.id))
+        ticket = self._admission.enter_recovered(Tenant(entry.tenant), is_running=False)
+        active = self._active(entry, ticket)
+        active.runtime, active.root = runtime, root
+        active.state, active.started_at = ExecutionState.QUEUED, None
+        return active
+
+    def _doomed(self, entry: Beginning, doom: FaasError, *, was_started: bool) -> Active:
+        ticket = self._admission.enter_recovered(Tenant(entry.tenant), is_running=True)
+        active = self._active(entry, ticket)
+        active.doom = doom
+        active.was_started = was_started
+        return active
+
+    def _active(self, entry: Beginning, ticket: Ticket) -> Active:
+        return Active(
+            entry=entry,
+            tenant=Tenant(entry.tenant),
+            output=output_files(self._settings.spool_dir, entry.id),
+            ticket=ticket,
+            submitted_ns=self._clock.monotonic_ns(),
+            state=entry.state,
+            started_at=entry.started_at,
+            is_begun=True,
+        )
+
+    async def _reclaim(self, keep: set[SandboxId]) -> dict[str, ReclaimReport]:
+        found: dict[str, ReclaimReport] = {}
+        for runtime in self._registry.available():
+            try:
+                found[runtime.name] = await runtime.reclaim(keep=keep)
+            except FaasError:
+                _log.exception("reclaim failed", extra={"runtime": runtime.name})
+        return found
+
+    def _remove_spool_strangers(self, actives: list[Active]) -> int:
+        known = self._ledger.spooled() | {active.entry.id for active in actives}
+        return remove_strangers(self._settings.spool_dir, known)

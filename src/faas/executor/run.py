@@ -1,0 +1,292 @@
+"""The hot path: one command in one sandbox that nobody else ever used.
+
+    take or make a sandbox → limits, files → start → wait → collect
+
+Whatever happens, the sandbox is handed to `Disposal` exactly once, unless the gateway goes away
+while the command runs: then it is left alone for the next gateway to adopt. Nothing here writes the
+end into the ledger; the executor does, and only then is the sandbox destroyed.
+"""
+
+import asyncio
+import posixpath
+from dataclasses import dataclass, replace
+
+from faas.clock import Clock
+from faas.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    NotFoundError,
+    SandboxBrokenError,
+)
+from faas.events import EventBus, ExecutionStarted
+from faas.executor.active import Active
+from faas.executor.disposal import Disposal
+from faas.executor.ledger import Ledger
+from faas.executor.settings import ExecutorSettings
+from faas.executor.spool import read_both, read_whole
+from faas.executor.warm_pool import Template, WarmPool
+from faas.ids import SandboxId, new_sandbox_id
+from faas.model import (
+    ExecutionResult,
+    ExecutionSpec,
+    ExecutionState,
+    ExitReason,
+    Limits,
+    NetworkMode,
+    Timings,
+    Usage,
+)
+from faas.sandbox.guarded import GuardedSandbox, create_guarded
+from faas.sandbox.protocols import (
+    Command,
+    Exit,
+    Process,
+    RootFilesystem,
+    Runtime,
+    SandboxSpec,
+)
+
+MAIN = "main"
+"""The name of an execution's command in its sandbox; a later gateway attaches by it."""
+
+OVERDUE_SECONDS = 10.0
+"""How long past its own time limit a command may go on before its agent counts as broken."""
+
+CANCEL_SECONDS_MAX = 5.0
+"""Killing a tree is instant; when no end is heard by then the sandbox is taken away whole."""
+
+PASSWD_BYTES_MAX = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What a run needs."""
+
+    settings: ExecutorSettings
+    ledger: Ledger
+    pool: WarmPool
+    disposal: Disposal
+    events: EventBus
+    clock: Clock
+
+
+def template_of(runtime: Runtime, root: RootFilesystem, spec: ExecutionSpec) -> Template:
+    """Say which shelf of the warm pool serves an execution."""
+    return Template(runtime.name, root.digest, spec.network, spec.limits.disk_bytes)
+
+
+async def run_once(active: Active, shop: Workshop) -> ExecutionResult:
+    """Run an execution in a fresh sandbox and return its result.
+
+    Raises:
+        FaasError: we failed.
+    """
+    clock = shop.clock
+    granted_ns = clock.monotonic_ns()
+    sandbox = active.sandbox or await _find_sandbox(active, shop)
+    command = await _prepare(active, shop, sandbox)
+    ready_ns = clock.monotonic_ns()
+    active.was_started = True
+    process = await sandbox.start(MAIN, command, active.output)
+    active.process = process
+    active.wake()
+    entry = active.entry
+    shop.events.publish(
+        ExecutionStarted(
+            execution_id=entry.id,
+            tenant=entry.tenant,
+            runtime=sandbox.runtime,
+            sandbox_id=sandbox.id,
+            from_pool=active.is_from_pool,
+        )
+    )
+    end = await _wait(active, process)
+    ended_ns = clock.monotonic_ns()
+    stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
+    timings = Timings(
+        queue_us=(granted_ns - active.submitted_ns) // 1000,
+        sandbox_us=(ready_ns - granted_ns) // 1000,
+        exec_us=(ended_ns - ready_ns) // 1000,
+        collect_us=(clock.monotonic_ns() - ended_ns) // 1000,
+    )
+    return _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)
+
+
+async def resume(active: Active) -> ExecutionResult:
+    """Go on waiting for a command that a former gateway started."""
+    sandbox, process = active.sandbox, active.process
+    assert sandbox is not None  # noqa: S101  recovery resumes only what it adopted
+    assert process is not None  # noqa: S101
+    end = await _wait(active, process)
+    stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
+    timings = Timings(exec_us=end.wall_us)
+    return _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)
+
+
+def cancelled_result(active: Active) -> ExecutionResult:
+    """Make the result of an execution that was cancelled before an end of its command was heard."""
+    limits = active.entry.spec.limits
+    stdout = read_whole(active.output.stdout, limits.output_bytes_max)
+    stderr = read_whole(active.output.stderr, limits.output_bytes_max)
+    sandbox = active.sandbox
+    return ExecutionResult(
+        execution_id=active.entry.id,
+        exit_code=137,
+        signal=9,
+        reason=ExitReason.CANCELLED,
+        stdout=stdout,
+        stderr=stderr,
+        stdout_total_bytes=len(stdout),
+        stderr_total_bytes=len(stderr),
+        duration_ms=1,
+        usage=Usage(),
+        timings=Timings(),
+        runtime_used=active.entry.runtime or "",
+        isolation="" if sandbox is None else sandbox.isolation,
+        image_digest=active.root.digest,
+        sandbox_id=SandboxId("") if sandbox is None else sandbox.id,
+    )
+
+
+async def make_sandbox(
+    runtime: Runtime,
+    root: RootFilesystem,
+    limits: Limits,
+    network: NetworkMode,
+    shop: Workshop,
+) -> GuardedSandbox:
+    """Make a sandbox for a template or for one execution."""
+    return await create_guarded(
+        runtime,
+        SandboxSpec(id=new_sandbox_id(), root=root, limits=limits, network=network),
+        clock=shop.clock,
+        events=shop.events,
+        seconds_max=shop.settings.create_seconds_max,
+    )
+
+
+async def _find_sandbox(active: Active, shop: Workshop) -> GuardedSandbox:
+    """Take one now if it had to wait for its turn, else make one: the pool was asked before."""
+    runtime, root, spec = active.runtime, active.root, active.entry.spec
+    assert runtime is not None  # noqa: S101  only what recovery dooms or adopts has none
+    if active.ticket.turn is not None:
+        active.sandbox = shop.pool.take(template_of(runtime, root, spec), root)
+        active.is_from_pool = active.sandbox is not None
+    if active.sandbox is None:
+        active.sandbox = await make_sandbox(runtime, root, spec.limits, spec.network, shop)
+    return active.sandbox
+
+
+async def _prepare(active: Active, shop: Workshop, sandbox: GuardedSandbox) -> Command:
+    spec = active.entry.spec
+    working_dir = spec.working_dir or active.root.working_dir or "/"
+    if active.is_from_pool and _differ(spec.limits, shop.settings.pool_limits):
+        await sandbox.apply_limits(spec.limits)
+    if spec.archive is not None:
+        await sandbox.make_dir(working_dir)
+        await sandbox.put_archive(spec.archive, path=working_dir)
+    if spec.files:
+        placed = (replace(f, path=posixpath.join(working_dir, f.path)) for f in spec.files)
+        await sandbox.put_files(tuple(placed))
+    user = spec.user or active.root.user
+    uid, gid = (0, 0) if user is None else await _resolve_user(user, sandbox)
+    if active.state is ExecutionState.QUEUED:
+        await _place(active, shop, sandbox)
+    if active.deadline.remaining_seconds(shop.clock) == 0.0:
+        raise DeadlineExceededError("the time the caller allowed ended before the command began")
+    return Command(
+        argv=spec.argv,
+        env=_merge(active.root.env, spec.env),
+        working_dir=working_dir,
+        uid=uid,
+        gid=gid,
+        stdin=spec.stdin,
+        stdin_open=spec.stdin_open,
+        tty=spec.tty,
+        timeout_ms=spec.limits.timeout_ms,
+        output_bytes_max=spec.limits.output_bytes_max,
+    )
+
+
+async def _place(active: Active, shop: Workshop, sandbox: GuardedSandbox) -> None:
+    active.state = ExecutionState.RUNNING
+    active.started_at = shop.clock.now()
+    await shop.ledger.place(
+        active.entry.seq,
+        ExecutionState.RUNNING,
+        runtime=sandbox.runtime,
+        sandbox_id=sandbox.id,
+        started_at=active.started_at,
+    )
+
+
+def _merge(
+    image: tuple[tuple[str, str], ...], own: tuple[tuple[str, str], ...]
+) -> tuple[tuple[str, str], ...]:
+    """Join two environments, each name once: a program that looks finds the first of two."""
+    return tuple((dict(image) | dict(own)).items()) if image else own
+
+
+def _differ(limits: Limits, pooled: Limits) -> bool:
+    return (
+        limits.memory_bytes != pooled.memory_bytes
+        or limits.cpu_millis != pooled.cpu_millis
+        or limits.pids_max != pooled.pids_max
+    )
+
+
+async def _resolve_user(user: str, sandbox: GuardedSandbox) -> tuple[int, int]:
+    name, _, group = user.partition(":")
+    if name.isdecimal() and (not group or group.isdecimal()):
+        return int(name), int(group or name)
+    try:
+        passwd = await sandbox.read_file("/etc/passwd", length=PASSWD_BYTES_MAX)
+    except NotFoundError:
+        passwd = b""
+    for line in passwd.decode("utf-8", "replace").splitlines():
+        fields = line.split(":")
+        if fields[0] == name and [f.isdecimal() for f in fields[2:4]] == [True, True]:
+            return int(fields[2]), int(group if group.isdecimal() else fields[3])
+    raise InvalidArgumentError(
+        f"the image has no user {name!r}", hint="give the user as `uid` or `uid:gid`"
+    )
+
+
+async def _wait(active: Active, process: Process) -> Exit:
+    timeout_ms = active.entry.spec.limits.timeout_ms
+    allowed = timeout_ms / 1000 + OVERDUE_SECONDS if timeout_ms else None
+    try:
+        async with asyncio.timeout(allowed):
+            return await process.wait()
+    except TimeoutError as failure:
+        raise SandboxBrokenError(
+            "the sandbox did not end its command at the time limit"
+        ) from failure
+
+
+def _result(
+    active: Active,
+    sandbox: GuardedSandbox,
+    end: Exit,
+    timings: Timings,
+    *,
+    stdout: bytes,
+    stderr: bytes,
+) -> ExecutionResult:
+    return ExecutionResult(
+        execution_id=active.entry.id,
+        exit_code=end.code,
+        signal=end.signal,
+        reason=end.reason,
+        stdout=stdout,
+        stderr=stderr,
+        stdout_total_bytes=max(end.stdout_total_bytes, len(stdout)),
+        stderr_total_bytes=max(end.stderr_total_bytes, len(stderr)),
+        duration_ms=max(1, -(-end.wall_us // 1000)),
+        usage=Usage(cpu_us=end.cpu_us, memory_peak_bytes=end.memory_peak_bytes),
+        timings=timings,
+        runtime_used=sandbox.runtime,
+        isolation=sandbox.isolation,
+        image_digest=sandbox.image_digest,
+        sandbox_id=sandbox.id,
+    )

@@ -1,0 +1,184 @@
+"""A sandbox that cannot be misused: every step is checked against the life-cycle table.
+
+    creating → ready → busy → dead          (`SandboxState` in `faas.lifecycle`)
+
+After its first failure of our own (`InternalError`, `UnavailableError`, or anything unforeseen) a
+sandbox is dead to everybody but `destroy`: nothing is ever run in a place that misbehaved once.
+Refusals that are the caller's fault leave it alive. Birth and death are published as events.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+from typing import TypeVar
+
+from faas.clock import Clock
+from faas.errors import (
+    FaasError,
+    InternalError,
+    SandboxBrokenError,
+    UnavailableError,
+)
+from faas.events import EventBus, SandboxCreated, SandboxCreateFailed, SandboxDestroyed
+from faas.ids import SandboxId
+from faas.lifecycle import SandboxState, advance
+from faas.model import FileInput, Limits
+from faas.sandbox.protocols import (
+    Command,
+    FileStat,
+    OutputFiles,
+    Process,
+    Runtime,
+    Sandbox,
+    SandboxSpec,
+)
+
+T = TypeVar("T")
+
+
+async def create_guarded(
+    runtime: Runtime, spec: SandboxSpec, *, clock: Clock, events: EventBus, seconds_max: float
+) -> "GuardedSandbox":
+    """Make a sandbox in bounded time and publish what came of it.
+
+    Raises:
+        SandboxBrokenError: it was not ready in time, or broke while it was made.
+        FaasError: what the runtime says.
+    """
+    started_ns = clock.monotonic_ns()
+    try:
+        async with asyncio.timeout(seconds_max):
+            sandbox = await runtime.create(spec)
+    except TimeoutError as failure:
+        events.publish(SandboxCreateFailed(runtime=runtime.name, code=SandboxBrokenError.code))
+        raise SandboxBrokenError(
+            f"a sandbox was not ready after {seconds_max:g} seconds"
+        ) from failure
+    except OSError as failure:
+        events.publish(SandboxCreateFailed(runtime=runtime.name, code=SandboxBrokenError.code))
+        raise SandboxBrokenError("a sandbox could not be made") from failure
+    except FaasError as failure:
+        events.publish(SandboxCreateFailed(runtime=runtime.name, code=failure.code))
+        raise
+    events.publish(
+        SandboxCreated(
+            sandbox_id=sandbox.id,
+            runtime=runtime.name,
+            image_digest=sandbox.image_digest,
+            duration_us=(clock.monotonic_ns() - started_ns) // 1000,
+        )
+    )
+    return GuardedSandbox(sandbox, events=events)
+
+
+class GuardedSandbox:
+    """Wraps a runtime's sandbox; structurally a `Sandbox` itself."""
+
+    __slots__ = (
+        "_events",
+        "_inner",
+        "_is_destroyed",
+        "id",
+        "image_digest",
+        "isolation",
+        "runtime",
+        "state",
+    )
+
+    def __init__(self, inner: Sandbox, *, events: EventBus) -> None:
+        self._inner = inner
+        self._events = events
+        self._is_destroyed = False
+        self.id: SandboxId = inner.id
+        self.runtime: str = inner.runtime
+        self.isolation: str = inner.isolation
+        self.image_digest: str = inner.image_digest
+        self.state = SandboxState.READY
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it may still be used."""
+        return self.state is not SandboxState.DEAD and self._inner.is_alive
+
+    async def apply_limits(self, limits: Limits) -> None:
+        await self._do(self._inner.apply_limits(limits))
+
+    async def start(self, name: str, command: Command, output: OutputFiles) -> Process:
+        if self.state is SandboxState.READY:
+            self.state = SandboxState.BUSY
+        return await self._do(self._inner.start(name, command, output))
+
+    async def attach(self, name: str) -> Process | None:
+        process = await self._do(self._inner.attach(name))
+        if process is not None and self.state is SandboxState.READY:
+            self.state = SandboxState.BUSY
+        return process
+
+    async def put_files(self, files: tuple[FileInput, ...]) -> None:
+        await self._do(self._inner.put_files(files))
+
+    async def put_archive(self, tar: bytes | Path, *, path: str) -> None:
+        await self._do(self._inner.put_archive(tar, path=path))
+
+    async def get_archive(self, path: str) -> AsyncIterator[bytes]:
+        self._check()
+        try:
+            async for chunk in self._inner.get_archive(path):
+                yield chunk
+        except Exception as failure:
+            self._judge(failure)
+            raise
+
+    async def read_file(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
+        return await self._do(self._inner.read_file(path, offset=offset, length=length))
+
+    async def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        await self._do(self._inner.write_file(path, data, mode=mode))
+
+    async def stat(self, path: str) -> FileStat:
+        return await self._do(self._inner.stat(path))
+
+    async def list_dir(self, path: str) -> list[FileStat]:
+        return await self._do(self._inner.list_dir(path))
+
+    async def make_dir(self, path: str, *, parents: bool = True) -> None:
+        await self._do(self._inner.make_dir(path, parents=parents))
+
+    async def remove(self, path: str, *, recursive: bool = False) -> None:
+        await self._do(self._inner.remove(path, recursive=recursive))
+
+    async def rename(self, source: str, target: str) -> None:
+        await self._do(self._inner.rename(source, target))
+
+    async def destroy(self, reason: str) -> None:
+        """End everything in it; may be repeated until it succeeds, then does nothing."""
+        self.state = SandboxState.DEAD
+        if self._is_destroyed:
+            return
+        await self._inner.destroy(reason)
+        if not self._is_destroyed:
+            self._is_destroyed = True
+            self._events.publish(
+                SandboxDestroyed(sandbox_id=self.id, runtime=self.runtime, reason=reason)
+            )
+
+    def _check(self) -> None:
+        if self.state is SandboxState.DEAD:
+            raise SandboxBrokenError("the sandbox is gone")
+
+    async def _do(self, call: Awaitable[T]) -> T:
+        if self.state is SandboxState.DEAD:
+            close = getattr(call, "close", None)
+            if close is not None:
+                close()
+            self._check()
+        try:
+            return await call
+        except Exception as failure:
+            self._judge(failure)
+            raise
+
+    def _judge(self, failure: Exception) -> None:
+        is_ours = isinstance(failure, (InternalError, UnavailableError))
+        if (is_ours or not isinstance(failure, FaasError)) and self.state is not SandboxState.DEAD:
+            self.state = advance(self.state, SandboxState.DEAD)
