@@ -45,6 +45,7 @@ class Active:
     """The gateway goes; the command runs on and the next gateway takes it up."""
     was_started: bool = False
     """The command may have done something; before that, failing costs nothing."""
+    overdue_ns: int | None = None
     stdin_taken: int = 0
     stdin_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     record: ExecutionRecord | None = None

@@ -9,9 +9,9 @@ gateway takes it up from there.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from faas.errors import DeadlineExceededError, FaasError, InternalError
+from faas.errors import DeadlineExceededError, FaasError, InternalError, SandboxBrokenError
 from faas.events import Event, ExecutionFinished
 from faas.executor.active import Active
 from faas.executor.admission import Admission
@@ -59,7 +59,17 @@ class Driver:
         elif active.is_begun and active.task is not None:
             active.task.cancel()
 
-    def abandon(self, actives: list[Active]) -> None:
+    def end_overdue(self, actives: Iterable[Active]) -> None:
+        """Give up on commands whose agent did not end them at their time limit."""
+        now_ns = self.shop.clock.monotonic_ns()
+        for active in actives:
+            is_overdue = active.overdue_ns is not None and active.overdue_ns < now_ns
+            if is_overdue and not active.is_finishing and active.task is not None:
+                active.overdue_ns = None
+                active.doom = SandboxBrokenError("no end of the command at its time limit")
+                active.task.cancel()
+
+    def abandon(self, actives: Iterable[Active]) -> None:
         """The gateway goes: let go of everything without ending what runs."""
         for active in actives:
             active.is_abandoned = True
@@ -82,10 +92,13 @@ class Driver:
         try:
             return await self._run(active)
         except asyncio.CancelledError:
-            if active.is_abandoned or not active.is_cancelled or active.task is None:
+            is_ours = active.is_cancelled or active.doom is not None
+            if active.is_abandoned or not is_ours or active.task is None:
                 self._put_back(active)
                 raise
             active.task.uncancel()
+            if active.doom is not None:
+                return Outcome(failure=failure_record(active.doom))
             return Outcome(result=cancelled_result(active))
         except FaasError as failure:
             if active.is_cancelled:

@@ -7,37 +7,37 @@ what still runs to the next gateway. Each execution is driven by one task of `Dr
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from faas.clock import Clock, Deadline, SystemClock
 from faas.errors import (
     ExecutionNotFoundError,
-    FaasError,
-    IdempotencyConflictError,
     UnavailableError,
     WrongStateError,
 )
-from faas.events import EventBus, ExecutionQueued, ExecutionRejected
+from faas.events import EventBus
 from faas.executor.active import Active
-from faas.executor.admission import Admission, Ticket
+from faas.executor.admission import Admission
 from faas.executor.background import Background
 from faas.executor.disposal import Disposal
 from faas.executor.driver import Driver
+from faas.executor.idempotency import IdempotencyKey
+from faas.executor.intake import Intake
 from faas.executor.ledger import Ledger
-from faas.executor.modes import check_mode
 from faas.executor.output import ExecutionLogs
-from faas.executor.records import Beginning, Stored, raise_again
+from faas.executor.records import Stored, raise_again
 from faas.executor.recovery import ImageResolver, Recovery, RecoveryReport
-from faas.executor.run import Workshop, make_sandbox, template_of
+from faas.executor.run import Workshop, make_sandbox
 from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import output_files, read_whole, remove
 from faas.executor.stdin import feed
 from faas.executor.warm_pool import PoolStats, Template, WarmPool
-from faas.ids import ExecutionId, TenantId, new_execution_id
+from faas.ids import ExecutionId, SandboxId
 from faas.model import ExecutionRecord, ExecutionSpec, ExecutionState, NetworkMode
 from faas.sandbox.guarded import GuardedSandbox
-from faas.sandbox.protocols import ProbeReport, RootFilesystem, Runtime
+from faas.sandbox.protocols import ProbeReport, RootFilesystem
 from faas.sandbox.registry import Registry
 from faas.tenancy import Principal
 
@@ -55,14 +55,6 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class IdempotencyKey:
-    """A caller's promise that two requests with this key are the same request."""
-
-    key: str
-    request_digest: str
-
-
-@dataclass(frozen=True, slots=True)
 class ExecutorStats:
     """The executor at this moment, and what it did since it started."""
 
@@ -76,6 +68,14 @@ class ExecutorStats:
     rejected: int = 0
     from_pool: int = 0
     on_demand: int = 0
+
+
+class _Parts(NamedTuple):
+    """What there is once the ledger is open."""
+
+    ledger: Ledger
+    intake: Intake
+    driver: Driver
 
 
 class PlatformExecutor:
@@ -109,12 +109,7 @@ class PlatformExecutor:
             clock=self._clock,
             background=self._work,
         )
-        self._actives: dict[ExecutionId, Active] = {}
-        self._by_key: dict[tuple[TenantId, str], Active] = {}
-        self._is_draining = False
-        self._rejected = 0
-        self._ledger_or_none: Ledger | None = None
-        self._driver_or_none: Driver | None = None
+        self._parts_or_none: _Parts | None = None
 
     async def execute(
         self,
@@ -139,7 +134,7 @@ class PlatformExecutor:
             return _checked(await found.over())
         except asyncio.CancelledError:
             if idempotency is None:
-                self._driver.cancel(found)
+                self._parts.driver.cancel(found)
             raise
 
     async def submit(
@@ -165,7 +160,7 @@ class PlatformExecutor:
         Raises:
             IdempotencyConflictError: the key was used for another request.
         """
-        found = self._find_key(principal.tenant.id, idempotency)
+        found = self._parts.intake.find_key(principal.tenant.id, idempotency)
         if found is None:
             return None
         return found.snapshot() if isinstance(found, Active) else await self._whole(found)
@@ -197,7 +192,7 @@ class PlatformExecutor:
         state: ExecutionState | None = None,
     ) -> list[ExecutionRecord]:
         """Return records, newest first. Output above 64 KiB is left out here: `get` has it."""
-        rows = self._ledger.page(
+        rows = self._parts.ledger.page(
             principal.tenant.id, limit=min(limit, PAGE_MAX), before=before, state=state
         )
         return [row.record for row in rows]
@@ -207,7 +202,7 @@ class PlatformExecutor:
         active = self._find_active(execution_id, principal)
         if active is None:
             return await self._whole(self._stored(execution_id, principal))
-        self._driver.cancel(active)
+        self._parts.driver.cancel(active)
         return await active.over()
 
     async def write_stdin(
@@ -241,11 +236,11 @@ class PlatformExecutor:
     def stats(self) -> ExecutorStats:
         """Count."""
         busy: dict[str, int] = {}
-        for active in self._actives.values():
+        for active in self._parts.intake.actives.values():
             if active.sandbox is not None:
                 busy[active.sandbox.runtime] = busy.get(active.sandbox.runtime, 0) + 1
         ready = self._pool.stats()
-        driver = self._driver_or_none
+        driver = self._parts.driver
         return ExecutorStats(
             queued=self._admission.queued,
             running=self._admission.running,
@@ -255,11 +250,11 @@ class PlatformExecutor:
                 for name in self._registry.names
             },
             templates=self._pool.templates(),
-            finished=driver.finished if driver else 0,
-            failed=driver.failed if driver else 0,
-            rejected=self._rejected,
-            from_pool=driver.from_pool if driver else 0,
-            on_demand=driver.on_demand if driver else 0,
+            finished=driver.finished,
+            failed=driver.failed,
+            rejected=self._parts.intake.rejected,
+            from_pool=driver.from_pool,
+            on_demand=driver.on_demand,
         )
 
     async def runtimes(self) -> dict[str, ProbeReport]:
@@ -270,17 +265,13 @@ class PlatformExecutor:
         """Open the ledger, take up or clear away what a former gateway left, fill the pools."""
         settings = self._settings
         settings.spool_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._ledger_or_none = Ledger(settings.ledger_path, synchronous=settings.ledger_synchronous)
-        await self._registry.start()
-        self._driver_or_none = Driver(
-            Workshop(settings, self._ledger, self._pool, self._disposal, self._events, self._clock),
-            admission=self._admission,
-            background=self._work,
-            forget=self._forget,
+        parts = self._parts_or_none = self._assemble(
+            Ledger(settings.ledger_path, synchronous=settings.ledger_synchronous)
         )
+        await self._registry.start()
         report, actives = await Recovery(
             settings,
-            ledger=self._ledger,
+            ledger=parts.ledger,
             registry=self._registry,
             images=self._images,
             admission=self._admission,
@@ -288,44 +279,65 @@ class PlatformExecutor:
             clock=self._clock,
         ).run()
         for active in actives:
-            self._remember(active)
-            self._driver.start(active)
+            parts.intake.remember(active)
+            parts.driver.start(active)
         self._keep_default()
         self._work.spawn(self._maintain())
         return report
 
+    def _assemble(self, ledger: Ledger) -> "_Parts":
+        intake = Intake(
+            self._settings,
+            ledger=ledger,
+            registry=self._registry,
+            images=self._images,
+            admission=self._admission,
+            pool=self._pool,
+            events=self._events,
+            clock=self._clock,
+        )
+        driver = Driver(
+            Workshop(self._settings, ledger, self._pool, self._disposal, self._events, self._clock),
+            admission=self._admission,
+            background=self._work,
+            forget=intake.forget,
+        )
+        return _Parts(ledger, intake, driver)
+
     async def drain(self, *, grace_seconds: float) -> None:
         """Refuse new work and wait that long for what is under way."""
-        self._is_draining = True
+        parts = self._parts
+        parts.intake.is_closed = True
         self._pool.close()
+        actives = parts.intake.actives
         try:
             async with asyncio.timeout(grace_seconds):
-                while self._actives:
-                    await next(iter(self._actives.values())).change()
+                while actives:
+                    await next(iter(actives.values())).change()
         except TimeoutError:
-            _log.info("running commands are left", extra={"count": len(self._actives)})
+            _log.info("running commands are left", extra={"count": len(actives)})
 
     async def aclose(self) -> None:
         """Stop. Commands that still run are left to the next gateway."""
-        self._is_draining = True
         self._pool.close()
-        if self._driver_or_none is not None:
-            self._driver.abandon(list(self._actives.values()))
+        parts = self._parts_or_none
+        if parts is None:
+            await self._registry.aclose()
+            return
+        parts.intake.is_closed = True
+        parts.driver.abandon(parts.intake.actives.values())
         await self._work.aclose()
-        leave = {
-            active.sandbox.id
-            for active in self._actives.values()
-            if active.was_started and active.sandbox is not None and active.record is None
-        }
+        await self._finish_teardown()
+        await self._registry.aclose(leave_running=_left_running(parts.intake.actives.values()))
+        await parts.ledger.aclose()
+
+    async def _finish_teardown(self) -> None:
         try:
             async with asyncio.timeout(DISPOSAL_SECONDS_MAX):
                 await self._teardown.join()
         except TimeoutError:
             _log.warning("sandboxes are left to the next start")
             await self._teardown.aclose()
-        await self._registry.aclose(leave_running=leave)
-        if self._ledger_or_none is not None:
-            await self._ledger.aclose()
 
     def _admit(
         self,
@@ -336,129 +348,31 @@ class PlatformExecutor:
         *,
         is_detached: bool,
     ) -> Active | Stored:
-        try:
-            if idempotency is not None:
-                found = self._find_key(principal.tenant.id, idempotency)
-                if found is not None:
-                    return found
-            if self._is_draining:
-                raise UnavailableError("the gateway is shutting down", retry_after_seconds=1.0)
-            check_mode(spec)
-            runtime = self._registry.pick(spec)
-            root = self._images.resolve(spec.image)
-            ticket = self._admission.enter(principal.tenant)
-        except FaasError as failure:
-            self._rejected += 1
-            self._events.publish(ExecutionRejected(tenant=principal.tenant.id, code=failure.code))
-            raise
-        active = self._new_active(
+        found, is_new = self._parts.intake.admit(
             spec,
             principal,
-            idempotency,
-            ticket=ticket,
-            runtime=runtime,
-            root=root,
+            idempotency=idempotency,
+            deadline=deadline,
             is_detached=is_detached,
         )
-        if deadline is not None:
-            active.deadline = deadline
-        self._remember(active)
-        self._driver.start(active)
-        self._events.publish(
-            ExecutionQueued(execution_id=active.entry.id, tenant=active.entry.tenant)
-        )
-        return active
-
-    def _new_active(
-        self,
-        spec: ExecutionSpec,
-        principal: Principal,
-        idempotency: IdempotencyKey | None,
-        *,
-        ticket: Ticket,
-        runtime: Runtime,
-        root: RootFilesystem,
-        is_detached: bool,
-    ) -> Active:
-        sandbox: GuardedSandbox | None = None
-        if ticket.is_granted:
-            sandbox = self._pool.take(template_of(runtime, root, spec), root)
-        now = self._clock.now()
-        has_place = sandbox is not None
-        entry = Beginning(
-            seq=self._ledger.next_seq(),
-            id=new_execution_id(),
-            tenant=principal.tenant.id,
-            state=ExecutionState.RUNNING if has_place else ExecutionState.QUEUED,
-            is_detached=is_detached or idempotency is not None,
-            idempotency_key=idempotency.key if idempotency else None,
-            request_digest=idempotency.request_digest if idempotency else None,
-            runtime=runtime.name,
-            sandbox_id=sandbox.id if sandbox else None,
-            created_at=now,
-            started_at=now if has_place else None,
-            spec=spec,
-        )
-        return Active(
-            entry=entry,
-            tenant=principal.tenant,
-            runtime=runtime,
-            root=root,
-            output=output_files(self._settings.spool_dir, entry.id),
-            ticket=ticket,
-            submitted_ns=self._clock.monotonic_ns(),
-            state=entry.state,
-            started_at=entry.started_at,
-            sandbox=sandbox,
-            is_from_pool=has_place,
-        )
-
-    def _find_key(self, tenant: TenantId, idempotency: IdempotencyKey) -> Active | Stored | None:
-        active = self._by_key.get((tenant, idempotency.key))
-        if active is not None:
-            if active.entry.request_digest != idempotency.request_digest:
-                raise IdempotencyConflictError
-            return active
-        found = self._ledger.find_key(tenant, idempotency.key)
-        if found is None:
-            return None
-        execution_id, digest = found
-        if digest != idempotency.request_digest:
-            raise IdempotencyConflictError
-        return self._ledger.get(execution_id, tenant)
-
-    def _remember(self, active: Active) -> None:
-        entry = active.entry
-        self._actives[entry.id] = active
-        if entry.idempotency_key is not None:
-            self._by_key[entry.tenant, entry.idempotency_key] = active
-
-    def _forget(self, active: Active) -> None:
-        entry = active.entry
-        self._actives.pop(entry.id, None)
-        if entry.idempotency_key is not None:
-            self._by_key.pop((entry.tenant, entry.idempotency_key), None)
+        if is_new and isinstance(found, Active):
+            self._parts.driver.start(found)
+        return found
 
     @property
-    def _ledger(self) -> Ledger:
-        if self._ledger_or_none is None:
+    def _parts(self) -> "_Parts":
+        if self._parts_or_none is None:
             raise UnavailableError("the executor was not started")
-        return self._ledger_or_none
-
-    @property
-    def _driver(self) -> Driver:
-        if self._driver_or_none is None:
-            raise UnavailableError("the executor was not started")
-        return self._driver_or_none
+        return self._parts_or_none
 
     def _find_active(self, execution_id: ExecutionId, principal: Principal) -> Active | None:
-        active = self._actives.get(execution_id)
+        active = self._parts.intake.actives.get(execution_id)
         if active is None or active.entry.tenant != principal.tenant.id:
             return None
         return active
 
     def _stored(self, execution_id: ExecutionId, principal: Principal) -> Stored:
-        stored = self._ledger.get(execution_id, principal.tenant.id)
+        stored = self._parts.ledger.get(execution_id, principal.tenant.id)
         if stored is None:
             raise ExecutionNotFoundError(details={"execution_id": execution_id})
         return stored
@@ -477,7 +391,7 @@ class PlatformExecutor:
         if runtime is None:
             raise UnavailableError(f"the runtime {template.runtime} is gone")
         limits = replace(self._settings.pool_limits, disk_bytes=template.disk_bytes)
-        return await make_sandbox(runtime, root, limits, template.network, self._driver.shop)
+        return await make_sandbox(runtime, root, limits, template.network, self._parts.driver.shop)
 
     def _keep_default(self) -> None:
         available = self._registry.available()
@@ -497,16 +411,25 @@ class PlatformExecutor:
                 _log.exception("upkeep failed and is tried again")
 
     async def _maintain_once(self) -> None:
-        if not self._is_draining:
+        if not self._parts.intake.is_closed:
             self._pool.tick()
-        for trimmed in self._ledger.trim(self._settings.retention, now=self._clock.now()):
+        self._parts.driver.end_overdue(list(self._parts.intake.actives.values()))
+        for trimmed in self._parts.ledger.trim(self._settings.retention, now=self._clock.now()):
             if trimmed.is_spooled:
                 remove(output_files(self._settings.spool_dir, trimmed.id))
-        if self._ledger.wal_bytes() > CHECKPOINT_BYTES:
-            await asyncio.to_thread(self._ledger.checkpoint)
+        if self._parts.ledger.wal_bytes() > CHECKPOINT_BYTES:
+            await asyncio.to_thread(self._parts.ledger.checkpoint)
 
 
 def _checked(record: ExecutionRecord) -> ExecutionRecord:
     if record.failure is not None:
         raise raise_again(record.failure)
     return record
+
+
+def _left_running(actives: Iterable[Active]) -> set[SandboxId]:
+    return {
+        active.sandbox.id
+        for active in actives
+        if active.was_started and active.sandbox is not None and active.record is None
+    }

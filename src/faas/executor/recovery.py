@@ -24,7 +24,7 @@ from faas.executor.active import Active
 from faas.executor.admission import Admission, Ticket
 from faas.executor.ledger import Ledger
 from faas.executor.records import Beginning
-from faas.executor.run import MAIN
+from faas.executor.run import MAIN, overdue_ns
 from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import output_files, remove, remove_strangers
 from faas.ids import SandboxId
@@ -125,6 +125,7 @@ class Recovery:
         active.sandbox = sandbox
         active.process = process
         active.was_started = True
+        active.overdue_ns = overdue_ns(active, self._clock)
         return active
 
     async def _adopt(self, entry: Beginning) -> tuple[GuardedSandbox, Process | None] | None:

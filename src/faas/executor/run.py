@@ -7,7 +7,6 @@ while the command runs: then it is left alone for the next gateway to adopt. Not
 end into the ledger; the executor does, and only then is the sandbox destroyed.
 """
 
-import asyncio
 import posixpath
 from dataclasses import dataclass, replace
 
@@ -16,7 +15,6 @@ from faas.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
     NotFoundError,
-    SandboxBrokenError,
 )
 from faas.events import EventBus, ExecutionStarted
 from faas.executor.active import Active
@@ -40,7 +38,6 @@ from faas.sandbox.guarded import GuardedSandbox, create_guarded
 from faas.sandbox.protocols import (
     Command,
     Exit,
-    Process,
     RootFilesystem,
     Runtime,
     SandboxSpec,
@@ -49,7 +46,7 @@ from faas.sandbox.protocols import (
 MAIN = "main"
 """The name of an execution's command in its sandbox; a later gateway attaches by it."""
 
-OVERDUE_SECONDS = 10.0
+OVERDUE_NS = 10_000_000_000
 """How long past its own time limit a command may go on before its agent counts as broken."""
 
 CANCEL_SECONDS_MAX = 5.0
@@ -89,6 +86,7 @@ async def run_once(active: Active, shop: Workshop) -> ExecutionResult:
     active.was_started = True
     process = await sandbox.start(MAIN, command, active.output)
     active.process = process
+    active.overdue_ns = overdue_ns(active, clock)
     active.wake()
     entry = active.entry
     shop.events.publish(
@@ -100,7 +98,7 @@ async def run_once(active: Active, shop: Workshop) -> ExecutionResult:
             from_pool=active.is_from_pool,
         )
     )
-    end = await _wait(active, process)
+    end = await process.wait()
     ended_ns = clock.monotonic_ns()
     stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
     timings = Timings(
@@ -117,10 +115,18 @@ async def resume(active: Active) -> ExecutionResult:
     sandbox, process = active.sandbox, active.process
     assert sandbox is not None  # noqa: S101  recovery resumes only what it adopted
     assert process is not None  # noqa: S101
-    end = await _wait(active, process)
+    end = await process.wait()
     stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
     timings = Timings(exec_us=end.wall_us)
     return _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)
+
+
+def overdue_ns(active: Active, clock: Clock) -> int | None:
+    """Say when its agent counts as broken because the time limit passed without an end."""
+    timeout_ms = active.entry.spec.limits.timeout_ms
+    if not timeout_ms:
+        return None
+    return clock.monotonic_ns() + timeout_ms * 1_000_000 + OVERDUE_NS
 
 
 def cancelled_result(active: Active) -> ExecutionResult:
@@ -250,18 +256,6 @@ async def _resolve_user(user: str, sandbox: GuardedSandbox) -> tuple[int, int]:
     raise InvalidArgumentError(
         f"the image has no user {name!r}", hint="give the user as `uid` or `uid:gid`"
     )
-
-
-async def _wait(active: Active, process: Process) -> Exit:
-    timeout_ms = active.entry.spec.limits.timeout_ms
-    allowed = timeout_ms / 1000 + OVERDUE_SECONDS if timeout_ms else None
-    try:
-        async with asyncio.timeout(allowed):
-            return await process.wait()
-    except TimeoutError as failure:
-        raise SandboxBrokenError(
-            "the sandbox did not end its command at the time limit"
-        ) from failure
 
 
 def _result(

@@ -1,7 +1,6 @@
 """The spool files of executions: where they are, reading a whole one, taking them away."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from faas.errors import DataLossError
@@ -11,7 +10,9 @@ from faas.sandbox.protocols import Exit, OutputFiles
 
 def output_files(directory: Path, execution_id: ExecutionId) -> OutputFiles:
     """Say where the output of an execution goes."""
-    return OutputFiles(directory / f"{execution_id}.out", directory / f"{execution_id}.err")
+    return OutputFiles(
+        Path(f"{directory}/{execution_id}.out"), Path(f"{directory}/{execution_id}.err")
+    )
 
 
 def read_range(path: Path, offset: int, length: int) -> bytes:
@@ -55,8 +56,10 @@ def size_of(path: Path) -> int:
 def remove(output: OutputFiles) -> None:
     """Take both files away."""
     for path in (output.stdout, output.stderr):
-        with suppress(FileNotFoundError):
-            path.unlink()
+        try:  # noqa: SIM105  and this a fifth of suppress
+            os.unlink(path)  # noqa: PTH108  on the hot path, half the cost of Path.unlink
+        except FileNotFoundError:
+            pass
 
 
 def remove_strangers(directory: Path, known: set[ExecutionId]) -> int:

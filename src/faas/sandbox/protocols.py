@@ -34,7 +34,8 @@ Rules the conformance suite proves, for every runtime:
 * Every call may be cancelled; cancelling `wait` does not touch the process.
 """
 
-from collections.abc import AsyncIterator, Set as AbstractSet
+from collections.abc import AsyncIterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -73,7 +74,7 @@ class SandboxSpec:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run. Environment is complete: nothing is inherited but what the sandbox needs itself."""
+    """What to run. The environment is complete but for what every sandbox sets itself."""
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...] = ()
@@ -190,7 +191,11 @@ class Process(Protocol):
         ...
 
     async def wait(self) -> Exit:
-        """Return how it ended; at once when it has. Raises SandboxBrokenError when the sandbox died first."""
+        """Return how it ended; at once when it has.
+
+        Raises:
+            SandboxBrokenError: the sandbox died first.
+        """
         ...
 
     def progress(self) -> Progress:
@@ -204,9 +209,9 @@ class Process(Protocol):
     async def write_stdin(self, data: bytes, *, offset: int, is_last: bool = False) -> int:
         """Deliver input; return the offset the process has now been given up to.
 
-        `offset` counts bytes since the process started (after `Command.stdin`); bytes below what was
-        already taken are skipped, so a repeated write is harmless. A gap raises InvalidArgumentError.
-        A closed stdin raises WrongStateError.
+        `offset` counts bytes since the process started (after `Command.stdin`); bytes below what
+        was already taken are skipped, so a repeated write is harmless. Less than all may be taken:
+        send the rest again. A gap raises InvalidArgumentError, a closed stdin WrongStateError.
         """
         ...
 
@@ -234,7 +239,7 @@ class Sandbox(Protocol):
 
     @property
     def isolation(self) -> str:
-        """What stands between the command and the host: `namespaces+seccomp+userns`, `docker`, `microvm-kvm`…"""
+        """What is between command and host: `namespaces+userns+seccomp`, `docker`, `microvm`."""
         ...
 
     @property
@@ -248,7 +253,7 @@ class Sandbox(Protocol):
         ...
 
     async def start(self, name: str, command: Command, output: OutputFiles) -> Process:
-        """Start a command. Returns once the sandbox has taken it; a program not found is an Exit."""
+        """Start a command; return once the sandbox took it. A program not found is an Exit."""
         ...
 
     async def attach(self, name: str) -> Process | None:
@@ -298,7 +303,7 @@ class Runtime(Protocol):
     def capabilities(self) -> frozenset[Capability]: ...
 
     async def start(self) -> None:
-        """Get ready to serve: check the parts, start what stays up. Raises RuntimeUnavailableError."""
+        """Check the parts, start what stays up. Raises RuntimeUnavailableError."""
         ...
 
     async def probe(self) -> ProbeReport:

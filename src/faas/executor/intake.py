@@ -1,0 +1,181 @@
+"""The way in: checks a request, finds an earlier one with its key, gives it a place or says no.
+
+Everything here happens in one tick, without waiting: between looking for an idempotency key and
+taking it, nobody else runs, so fifty requests with one key are one execution.
+"""
+
+from faas.clock import Clock, Deadline
+from faas.errors import FaasError, IdempotencyConflictError, UnavailableError
+from faas.events import EventBus, ExecutionQueued, ExecutionRejected
+from faas.executor.active import Active
+from faas.executor.admission import Admission, Ticket
+from faas.executor.idempotency import IdempotencyKey
+from faas.executor.ledger import Ledger
+from faas.executor.modes import check_mode
+from faas.executor.records import Beginning, Stored
+from faas.executor.recovery import ImageResolver
+from faas.executor.run import template_of
+from faas.executor.settings import ExecutorSettings
+from faas.executor.spool import output_files
+from faas.executor.warm_pool import WarmPool
+from faas.ids import ExecutionId, TenantId, new_execution_id
+from faas.model import ExecutionSpec, ExecutionState
+from faas.sandbox.protocols import RootFilesystem, Runtime
+from faas.sandbox.registry import Registry
+from faas.tenancy import Principal
+
+
+class Intake:
+    """Holds the executions under way, by id and by idempotency key."""
+
+    def __init__(
+        self,
+        settings: ExecutorSettings,
+        *,
+        ledger: Ledger,
+        registry: Registry,
+        images: ImageResolver,
+        admission: Admission,
+        pool: WarmPool,
+        events: EventBus,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._registry = registry
+        self._images = images
+        self._admission = admission
+        self._pool = pool
+        self._events = events
+        self._clock = clock
+        self.actives: dict[ExecutionId, Active] = {}
+        self._by_key: dict[tuple[TenantId, str], Active] = {}
+        self.is_closed = False
+        self.rejected = 0
+
+    def admit(
+        self,
+        spec: ExecutionSpec,
+        principal: Principal,
+        *,
+        idempotency: IdempotencyKey | None,
+        deadline: Deadline | None,
+        is_detached: bool,
+    ) -> tuple[Active | Stored, bool]:
+        """Return the execution of a request, and whether it is a new one that must be driven.
+
+        Raises:
+            FaasError: it is refused; nothing was written.
+        """
+        try:
+            if idempotency is not None:
+                found = self.find_key(principal.tenant.id, idempotency)
+                if found is not None:
+                    return found, False
+            if self.is_closed:
+                raise UnavailableError("the gateway is shutting down", retry_after_seconds=1.0)
+            check_mode(spec)
+            runtime = self._registry.pick(spec)
+            root = self._images.resolve(spec.image)
+            ticket = self._admission.enter(principal.tenant)
+        except FaasError as failure:
+            self.rejected += 1
+            self._events.publish(ExecutionRejected(tenant=principal.tenant.id, code=failure.code))
+            raise
+        active = self._new_active(
+            spec,
+            principal,
+            ticket=ticket,
+            runtime=runtime,
+            root=root,
+            idempotency=idempotency,
+            is_detached=is_detached or idempotency is not None,
+        )
+        if deadline is not None:
+            active.deadline = deadline
+        self.remember(active)
+        self._events.publish(
+            ExecutionQueued(execution_id=active.entry.id, tenant=active.entry.tenant)
+        )
+        return active, True
+
+    def find_key(self, tenant: TenantId, idempotency: IdempotencyKey) -> Active | Stored | None:
+        """Return the execution that has this key.
+
+        Raises:
+            IdempotencyConflictError: it is another request's.
+        """
+        active = self._by_key.get((tenant, idempotency.key))
+        if active is not None:
+            _check_digest(active.entry.request_digest, idempotency)
+            return active
+        found = self._ledger.find_key(tenant, idempotency.key)
+        if found is None:
+            return None
+        execution_id, digest = found
+        _check_digest(digest, idempotency)
+        return self._ledger.get(execution_id, tenant)
+
+    def remember(self, active: Active) -> None:
+        """Hold an execution until it is over."""
+        entry = active.entry
+        self.actives[entry.id] = active
+        if entry.idempotency_key is not None:
+            self._by_key[entry.tenant, entry.idempotency_key] = active
+
+    def forget(self, active: Active) -> None:
+        """Let go of one that is over."""
+        entry = active.entry
+        self.actives.pop(entry.id, None)
+        if entry.idempotency_key is not None:
+            self._by_key.pop((entry.tenant, entry.idempotency_key), None)
+
+    def _new_active(
+        self,
+        spec: ExecutionSpec,
+        principal: Principal,
+        *,
+        ticket: Ticket,
+        runtime: Runtime,
+        root: RootFilesystem,
+        idempotency: IdempotencyKey | None,
+        is_detached: bool,
+    ) -> Active:
+        """Give it a ready sandbox at once where that is possible: one commit less to wait for."""
+        sandbox = None
+        if ticket.is_granted:
+            sandbox = self._pool.take(template_of(runtime, root, spec), root)
+        now = self._clock.now()
+        has_place = sandbox is not None
+        entry = Beginning(
+            seq=self._ledger.next_seq(),
+            id=new_execution_id(),
+            tenant=principal.tenant.id,
+            state=ExecutionState.RUNNING if has_place else ExecutionState.QUEUED,
+            is_detached=is_detached,
+            idempotency_key=idempotency.key if idempotency else None,
+            request_digest=idempotency.request_digest if idempotency else None,
+            runtime=runtime.name,
+            sandbox_id=sandbox.id if sandbox else None,
+            created_at=now,
+            started_at=now if has_place else None,
+            spec=spec,
+        )
+        return Active(
+            entry=entry,
+            tenant=principal.tenant,
+            runtime=runtime,
+            root=root,
+            output=output_files(self._settings.spool_dir, entry.id),
+            ticket=ticket,
+            submitted_ns=self._clock.monotonic_ns(),
+            state=entry.state,
+            started_at=entry.started_at,
+            sandbox=sandbox,
+            is_from_pool=has_place,
+        )
+
+
+def _check_digest(digest: str | None, idempotency: IdempotencyKey) -> None:
+    if digest != idempotency.request_digest:
+        raise IdempotencyConflictError
