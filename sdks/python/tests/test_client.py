@@ -15,6 +15,7 @@ from faas_sdk import (
     ExitEvent,
     FaaSClient,
     FunctionBuilder,
+    GatewayUnreachableError,
     IdempotencyConflictError,
     InvalidArgumentError,
     OutputEvent,
@@ -226,8 +227,8 @@ async def test_a_stream_that_only_ever_breaks_gives_up(
     client: FaaSClient, gateway: FakeGateway
 ) -> None:
     execution = await client.submit("echo hi")
-    gateway.cut_stream(*[0] * 10)
-    with pytest.raises(Exception, match="connection to the gateway broke"):
+    gateway.cut_stream(*[0] * 50)
+    with pytest.raises(GatewayUnreachableError, match="connection to the gateway broke"):
         async for _ in client.stream_logs(execution.id):
             pass
 
@@ -238,6 +239,14 @@ async def test_logs_are_read_from_any_byte(client: FaaSClient, gateway: FakeGate
     assert await client.get_logs(execution.id) == b"\xff\xfe\xfd"
     assert await client.get_logs(execution.id, offset=1, limit=1) == b"\xfe"
     assert await client.get_logs(execution.id, stream="stderr") == b"e"
+
+
+async def test_long_logs_are_read_piece_by_piece(client: FaaSClient, gateway: FakeGateway) -> None:
+    output = bytes(range(256)) * 10_000
+    gateway.on("long", stdout=output)
+    execution = await client.submit("long")
+    assert await client.get_logs(execution.id) == output
+    assert await client.get_logs(execution.id, offset=5, limit=2_000_000) == output[5:2_000_005]
 
 
 async def test_an_unknown_id_is_not_found_and_cannot_leave_its_path(

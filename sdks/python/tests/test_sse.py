@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faas_sdk import ClientConfig, ExitEvent, OutputEvent, ProtocolError, SandboxBrokenError
+from faas_sdk import (
+    ClientConfig,
+    ExitEvent,
+    OutputEvent,
+    ProtocolError,
+    SandboxBrokenError,
+    UnavailableError,
+)
 from faas_sdk._sse import OutputCursor, SseMessage, SseParser
 from faas_sdk.testing import FakeGateway
 
@@ -89,6 +96,13 @@ def test_an_execution_that_the_platform_failed_to_run_raises_its_error() -> None
     facts = {"state": "failed", "exit_code": None, "failure": failure}
     with pytest.raises(SandboxBrokenError, match="gone"):
         OutputCursor().take(SseMessage("exit", json.dumps(facts), None))
+
+
+def test_a_problem_within_a_stream_is_raised() -> None:
+    problem = {"code": "unavailable", "status": 503, "detail": "closing", "retryable": True}
+    with pytest.raises(UnavailableError, match="closing") as caught:
+        OutputCursor().take(SseMessage("error", json.dumps(problem), None))
+    assert caught.value.status == 503
 
 
 @given(

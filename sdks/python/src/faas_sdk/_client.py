@@ -67,8 +67,11 @@ from faas_sdk._transport import Call, Transport
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-POLL_SECONDS_MAX = 0.5
-"""`wait` asks at first every 20 ms, then ever more rarely, down to this."""
+LONG_POLL_SECONDS = 20.0
+"""How long the gateway may hold one question of `wait`; proxies allow a silent request more."""
+
+POLL_SECONDS = 0.02
+"""Between these questions, should one be answered at once."""
 
 ABANDON_SECONDS = 5.0
 """How long a caller that gave up is held to end its command: one round trip, with room."""
@@ -255,17 +258,20 @@ class FaaSClient:
             FaaSError: the platform failed to run it.
         """
         gives_up_at = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        delay = 0.02
         while True:
-            execution = await self.get_execution(execution_id)
+            seconds = min(self.config.timeout / 2, LONG_POLL_SECONDS)
+            if gives_up_at is not None:
+                seconds = min(seconds, max(0.0, gives_up_at - time.monotonic()))
+            path = f"/api/v1/executions/{segment(execution_id)}"
+            answer = await self._get(path, query={"wait_ms": int(seconds * 1000)})
+            execution = execution_from_answer(object_of(answer))
             if execution.result is not None:
                 return execution.result
             if execution.error is not None:
                 raise execution.error
-            if gives_up_at is not None and time.monotonic() + delay > gives_up_at:
+            if gives_up_at is not None and time.monotonic() >= gives_up_at:
                 raise TimeoutError(f"{execution_id} has not ended after {timeout_seconds:g} s")
-            await asyncio.sleep(delay)
-            delay = min(delay * 1.5, POLL_SECONDS_MAX)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def stream_logs(self, execution_id: str) -> AsyncIterator[StreamEvent]:
         """Yield all output of an execution from its first byte, live or kept, then its end."""
@@ -284,11 +290,25 @@ class FaaSClient:
         offset: int = 0,
         limit: Optional[int] = None,
     ) -> bytes:
-        """Return kept output, exact, from a byte offset on."""
-        query = {"stream": stream, "offset": offset, "limit": limit}
+        """Return kept output, exact, from a byte offset on; all there is unless limited."""
         path = f"/api/v1/executions/{segment(execution_id)}/logs"
-        answer = object_of(await self._get(path, query=query))
-        return base64.b64decode(answer["data"])
+        data = b""
+        while limit is None or len(data) < limit:
+            left = None if limit is None else limit - len(data)
+            query = {"stream": stream, "offset": offset + len(data), "limit": left}
+            call = Call(
+                "GET",
+                path,
+                read_seconds=self.config.timeout,
+                is_repeatable=True,
+                query=present(query),
+                headers={"Accept": "application/octet-stream"},
+            )
+            response = await self._transport.send(call)
+            data += response.content
+            if not response.content or response.headers.get("X-Ended") == "true":
+                break
+        return data
 
     async def cancel(self, execution_id: str) -> Execution:
         """End an execution now. Harmless when it has ended."""

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Optional, cast
 
-from faas_sdk._errors import ProtocolError
+from faas_sdk._errors import ProtocolError, error_from_problem
 from faas_sdk._models import ExitEvent, OutputEvent, StreamEvent, failure_of
 
 LINE_BYTES_MAX = 16 << 20
@@ -83,7 +83,7 @@ class OutputCursor:
 
         Raises:
             ProtocolError: it cannot be read, or bytes are missing before it.
-            FaaSError: it says that the platform failed to run the command.
+            FaaSError: it says that the platform failed, to run the command or to tell of it.
         """
         try:
             facts = json.loads(message.data)
@@ -110,6 +110,8 @@ class OutputCursor:
                 signal=facts.get("signal"),
                 duration_ms=facts.get("duration_ms"),
             )
+        if name == "error":
+            raise error_from_problem(int(facts.get("status") or 500), facts)
         return None
 
     def _output(self, name: str, facts: Mapping[str, Any]) -> Optional[OutputEvent]:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import time
+from dataclasses import replace
 from typing import Callable, Dict, Generator, Optional
 
 import httpx
@@ -19,6 +20,9 @@ from faas_sdk._models import ClientConfig
 from faas_sdk._retry import RetryPolicy
 
 RetryListener = Callable[[int, FaaSError, float], None]
+
+STREAM_RETRIES = 9
+"""With the default delays twenty seconds: a gateway that is restarted is back by then."""
 
 
 class Transport:
@@ -38,6 +42,9 @@ class Transport:
             max_retries=config.max_retries,
             delay_seconds=config.retry_delay_seconds,
             delay_seconds_max=config.retry_delay_seconds_max,
+        )
+        self._stream_policy = replace(
+            self._policy, max_retries=max(config.max_retries, STREAM_RETRIES)
         )
         self._on_retry = on_retry
         self._connect_seconds = config.timeout
@@ -97,18 +104,25 @@ class Transport:
             raise broken(error, call).error from error
 
     def pause(self, error: FaaSError, attempt: int) -> None:
-        """Wait before another attempt at something the caller repeats itself.
+        """Wait before another attempt at a stream, which is worth more of them than one request.
 
         Raises:
             FaaSError: the one given, when there were enough attempts.
         """
         failure = Failure(error, is_retryable=True, cause=None)
-        self._pause(failure, attempt, time.monotonic() + self._connect_seconds)
+        gives_up_at = time.monotonic() + self._connect_seconds
+        self._pause(failure, attempt, gives_up_at, self._stream_policy)
 
-    def _pause(self, failure: Failure, attempt: int, gives_up_at: float) -> None:
+    def _pause(
+        self,
+        failure: Failure,
+        attempt: int,
+        gives_up_at: float,
+        policy: Optional[RetryPolicy] = None,
+    ) -> None:
         delay = None
         if failure.is_retryable:
-            delay = self._policy.delay(
+            delay = (policy or self._policy).delay(
                 attempt=attempt,
                 retry_after_seconds=failure.error.retry_after_seconds,
                 remaining_seconds=gives_up_at - time.monotonic(),

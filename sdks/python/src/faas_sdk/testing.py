@@ -279,7 +279,7 @@ class FakeGateway(httpx.AsyncBaseTransport, httpx.BaseTransport):
         if request.method == "GET" and not verb:
             return _json(200, _view(execution))
         if request.method == "GET" and verb == ["logs"]:
-            return _json(200, _logs(execution, request))
+            return _logs(execution, request)
         if request.method == "POST" and verb == ["cancel"]:
             if execution.outcome is None:
                 execution.outcome = Outcome(b"", b"", 137, "cancelled", 1)
@@ -374,6 +374,7 @@ class _LogStream(httpx.AsyncByteStream, httpx.SyncByteStream):
 
 
 _CHUNK_BYTES = 4096
+_PIECE_BYTES = 1 << 20
 _LATER = ("fork", "snapshots", "instances", "prewarm", "pools", "branches", "ports")
 _WIRE_NAMES = {"archive": "archive_base64"}
 
@@ -439,18 +440,15 @@ def _view(execution: _Execution) -> Dict[str, Any]:
     return view
 
 
-def _logs(execution: _Execution, request: httpx.Request) -> Dict[str, Any]:
+def _logs(execution: _Execution, request: httpx.Request) -> httpx.Response:
     query = request.url.params
-    stream, offset = query.get("stream", "stdout"), int(query.get("offset", 0))
+    offset, limit = int(query.get("offset", 0)), int(query.get("limit", _PIECE_BYTES))
     outcome = execution.outcome or Outcome()
-    data = (outcome.stdout if stream == "stdout" else outcome.stderr)[offset:]
-    data = data[: int(query["limit"])] if "limit" in query else data
-    return {
-        "execution_id": execution.id,
-        **_piece(stream, offset, data),
-        "next_offset": offset + len(data),
-        "ended": execution.outcome is not None,
-    }
+    whole = outcome.stderr if query.get("stream") == "stderr" else outcome.stdout
+    data = whole[offset : offset + limit]
+    is_ended = execution.outcome is not None and offset + len(data) >= len(whole)
+    headers = {"X-Next-Offset": str(offset + len(data)), "X-Ended": str(is_ended).lower()}
+    return httpx.Response(200, headers=headers, content=data)
 
 
 def _piece(stream: str, offset: int, data: bytes) -> Dict[str, Any]:
