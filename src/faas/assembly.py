@@ -1,0 +1,152 @@
+"""The one place where the parts are joined.
+
+`open_platform` holds the data directory, opens what is configured and starts the executor; leaving
+it stops everything in reverse. Commands that still run then are left to the next start. The doors
+(HTTP, later the chain) are given the `Platform` and build on it.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from faas.cleanup import Cleanup
+from faas.clock import Clock, SystemClock
+from faas.config import Settings
+from faas.data_dir import DataDir
+from faas.errors import InvalidConfigError
+from faas.events import EventBus
+from faas.executor.executor import PlatformExecutor
+from faas.executor.recovery import RecoveryReport
+from faas.executor.settings import ExecutorSettings, Retention
+from faas.images import ImageStore
+from faas.metrics import Metrics
+from faas.model import Limits
+from faas.sandbox.fake import FakeRuntime, NoopRuntime
+from faas.sandbox.protocols import Runtime
+from faas.sandbox.registry import Registry, RuntimeContext, installed_runtimes
+
+_BUILT_IN: Mapping[str, Callable[[], Runtime]] = {"noop": NoopRuntime, "fake": FakeRuntime}
+"""Runtimes that isolate nothing: for measuring and trying out, and only when asked for by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """Everything a door may hold."""
+
+    settings: Settings
+    data_dir: DataDir
+    executor: PlatformExecutor
+    registry: Registry
+    images: ImageStore
+    events: EventBus
+    metrics: Metrics
+    recovered: RecoveryReport
+
+
+@asynccontextmanager
+async def open_platform(
+    settings: Settings, *, clock: Clock | None = None
+) -> AsyncGenerator[Platform]:
+    """Open everything and start it; close it in reverse.
+
+    Raises:
+        ConflictError: another gateway holds the data directory.
+        InvalidConfigError: a setting names what is not there.
+    """
+    clock = clock or SystemClock()
+    async with Cleanup() as cleanup:
+        data_dir = DataDir.hold(settings.data_dir)
+        cleanup.push(data_dir.release)
+        events, metrics = EventBus(), Metrics()
+        events.listen(metrics.on_event)
+        images = open_images(settings, data_dir)
+        registry = open_registry(settings, data_dir, clock=clock, events=events)
+        executor = PlatformExecutor(
+            _executor_settings(settings, data_dir),
+            registry=registry,
+            images=images,
+            events=events,
+            clock=clock,
+        )
+        cleanup.push(executor.aclose)
+        recovered = await executor.start()
+        yield Platform(settings, data_dir, executor, registry, images, events, metrics, recovered)
+
+
+def open_images(settings: Settings, data_dir: DataDir) -> ImageStore:
+    """Open the image store."""
+    return ImageStore(data_dir.images_dir, settings.image_aliases)
+
+
+def open_registry(
+    settings: Settings, data_dir: DataDir, *, clock: Clock, events: EventBus
+) -> Registry:
+    """Open the configured runtimes; none is started yet.
+
+    Raises:
+        InvalidConfigError: one is named that is not installed.
+    """
+    context = RuntimeContext(
+        data_dir=data_dir.path,
+        run_dir=data_dir.run_dir,
+        instance_tag=data_dir.tag,
+        options=_runtime_options(settings),
+    )
+    opened = {name: _BUILT_IN[name]() for name in settings.runtimes if name in _BUILT_IN}
+    names = [name for name in settings.runtimes if name not in _BUILT_IN]
+    if names or not settings.runtimes:
+        installed = installed_runtimes()
+        if unknown := [name for name in names if name not in installed]:
+            raise InvalidConfigError(
+                f"the runtime {unknown[0]!r} is not installed",
+                hint="faas config",
+                details={"problems": [f"there are: {', '.join(sorted(installed)) or 'none'}"]},
+            )
+        opened |= {name: installed[name](context) for name in names or installed}
+    return Registry(opened, clock=clock, events=events)
+
+
+def _runtime_options(settings: Settings) -> dict[str, str]:
+    return {"running_max": str(settings.running_max), "pool_max": str(settings.pool_max)}
+
+
+def default_limits(settings: Settings) -> Limits:
+    """The limits of a request that names none."""
+    return Limits(
+        timeout_ms=settings.timeout_ms_default,
+        memory_bytes=settings.memory_mb_default << 20,
+        cpu_millis=round(settings.cpu_cores_default * 1000),
+        pids_max=settings.pids_default,
+        disk_bytes=settings.disk_mb_default << 20,
+        output_bytes_max=settings.output_bytes_default,
+    )
+
+
+def limit_ceilings(settings: Settings) -> Limits:
+    """The most a request may ask for."""
+    return Limits(
+        timeout_ms=settings.timeout_ms_max,
+        memory_bytes=settings.memory_mb_max << 20,
+        cpu_millis=round(settings.cpu_cores_max * 1000),
+        pids_max=settings.pids_max,
+        disk_bytes=settings.disk_mb_max << 20,
+        output_bytes_max=settings.output_bytes_max,
+    )
+
+
+def _executor_settings(settings: Settings, data_dir: DataDir) -> ExecutorSettings:
+    return ExecutorSettings(
+        data_dir=data_dir.path,
+        running_max=settings.running_max,
+        queued_max=settings.queued_max,
+        default_image=settings.default_image,
+        pool_size=0 if settings.disable_prewarm else settings.pool_size,
+        pool_max=0 if settings.disable_prewarm else settings.pool_max,
+        pool_limits=default_limits(settings),
+        ledger_synchronous="full" if settings.ledger_sync == "full" else "normal",
+        retention=Retention(
+            count_max=settings.retention_count_max,
+            age_seconds_max=settings.retention_seconds_max,
+            bytes_max=settings.retention_bytes_max,
+        ),
+    )
