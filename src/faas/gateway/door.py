@@ -1,0 +1,67 @@
+"""What every handler may use: the executor and the little the door itself keeps."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from faas.clock import Clock, SystemClock
+from faas.events import EventBus
+from faas.executor import PlatformExecutor
+from faas.gateway.gauges import Machine
+from faas.gateway.settings import GatewaySettings
+from faas.metrics import Metrics
+
+
+class ImageEntry(Protocol):
+    """What is told of one image."""
+
+    @property
+    def reference(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
+class ImageShelf(Protocol):
+    """The images that can be run here, as `faas.images.ImageStore` has them."""
+
+    def list(self) -> Iterable[ImageEntry]:
+        """All of them, `host` included or not."""
+        ...
+
+
+@dataclass(slots=True)
+class Door:
+    """One gateway."""
+
+    executor: PlatformExecutor
+    settings: GatewaySettings
+    images: ImageShelf | None
+    events: EventBus
+    metrics: Metrics
+    clock: Clock = field(default_factory=SystemClock)
+    started_ns: int = field(init=False)
+    machine: Machine = field(init=False)
+    streams: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
+    """The tasks that serve a log stream now."""
+    is_closing: bool = False
+
+    def __post_init__(self) -> None:
+        self.started_ns = self.clock.monotonic_ns()
+        self.machine = Machine(self.settings.data_dir)
+
+    @property
+    def uptime_ms(self) -> int:
+        """Milliseconds since this gateway was made."""
+        return (self.clock.monotonic_ns() - self.started_ns) // 1_000_000
+
+    def close_streams(self) -> None:
+        """End every open stream, and each new one at once, so that a server that drains need not
+        wait.
+
+        Their clients resume at the next gateway by `Last-Event-ID`.
+        """
+        self.is_closing = True
+        for task in tuple(self.streams):
+            task.cancel()

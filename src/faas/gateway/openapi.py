@@ -1,0 +1,155 @@
+"""The OpenAPI document, made from the route table and the wire's types."""
+
+from typing import Any
+
+import msgspec
+
+from faas.gateway.routing import Answer, Endpoint
+from faas.gateway.wire import ProblemView
+
+_REFERENCE = "#/components/schemas/{name}"
+
+_MEANING = {
+    400: "The request is not right; detail names each fault by its JSON path.",
+    401: "No API key was given, or one that is not accepted.",
+    403: "The key lacks the scope.",
+    404: "There is no such thing, or this key may not see it.",
+    405: "This path does not take that method.",
+    406: "Nothing in Accept can be answered.",
+    409: "It does not fit the present state, or the Idempotency-Key was used for another request.",
+    413: "The body is too large.",
+    415: "The body is not of a type this path takes.",
+    429: "No room right now; Retry-After says when to come back.",
+    500: "Our failure; report the trace id.",
+    501: "Known, but not built or not available here; details name what is.",
+    503: "A part the gateway needs does not work.",
+    504: "It did not happen in time.",
+}
+_ALWAYS = (500,)
+_HEADERS = {
+    "Location": "Where the execution can be looked at.",
+    "Idempotency-Replayed": "`true` when the execution was there already.",
+    "X-Next-Offset": "Where to read on.",
+    "X-Ended": "`true` when this reaches the end and nothing will follow.",
+}
+_SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}, {}]
+
+
+def build(endpoints: list[Endpoint], *, version: str) -> dict[str, Any]:
+    """Make the document."""
+    rows = [row for row in endpoints if row.is_documented]
+    kinds = _kinds(rows)
+    schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
+    by_kind = dict(zip(kinds, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        paths.setdefault(row.path, {})[row.method.lower()] = _operation(row, by_kind)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "FaaS platform",
+            "version": version,
+            "description": "Runs commands in isolated sandboxes. A command's failure is data in a"
+            " 200; failures of ours are application/problem+json.",
+            "license": {"name": "MIT OR Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
+        },
+    }
+
+
+def encode(endpoints: list[Endpoint], *, version: str) -> bytes:
+    """The document as it is served and committed."""
+    return (
+        msgspec.json.format(msgspec.json.encode(build(endpoints, version=version)), indent=2)
+        + b"\n"
+    )
+
+
+def _kinds(rows: list[Endpoint]) -> list[type[msgspec.Struct]]:
+    kinds: dict[type[msgspec.Struct], None] = {ProblemView: None}
+    for row in rows:
+        if row.body is not None:
+            kinds[row.body] = None
+        for answer in row.answers:
+            if answer.body is not None:
+                kinds[answer.body] = None
+    return list(kinds)
+
+
+def _operation(row: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": _operation_id(row),
+        "summary": row.summary,
+        "tags": [row.tag],
+        "responses": _responses(row, schemas),
+    }
+    if row.parameters:
+        operation["parameters"] = [
+            {
+                "name": parameter.name,
+                "in": parameter.where,
+                "required": parameter.where == "path",
+                "description": parameter.description,
+                "schema": parameter.schema,
+            }
+            for parameter in row.parameters
+        ]
+    if row.body is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {
+                kind: {"schema": schemas[row.body] if kind.endswith("json") else {}}
+                for kind in row.body_media_types
+            },
+        }
+    if row.scope is not None:
+        operation["security"] = _SECURITY
+    return operation
+
+
+def _operation_id(row: Endpoint) -> str:
+    pieces = [piece for piece in row.path.strip("/").split("/") if piece not in ("api", "v1")]
+    return "_".join(
+        [row.method.lower(), *(piece.strip("{}").replace(".", "_") for piece in pieces)]
+    )
+
+
+def _responses(row: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for answer in row.answers:
+        entry = responses.setdefault(
+            str(answer.status), {"description": answer.description, "content": {}}
+        )
+        entry["content"][answer.media_type] = {"schema": _schema(answer, schemas)}
+        if answer.headers:
+            entry["headers"] = {
+                name: {"description": _HEADERS[name], "schema": {"type": "string"}}
+                for name in answer.headers
+            }
+    problem = {"application/problem+json": {"schema": schemas[ProblemView]}}
+    for status in _failures(row):
+        entry = responses.setdefault(str(status), {"description": _MEANING[status], "content": {}})
+        entry["content"] |= problem
+    return dict(sorted(responses.items()))
+
+
+def _failures(row: Endpoint) -> set[int]:
+    found = {*_ALWAYS, *row.failures}
+    if row.scope is not None:
+        found |= {401, 403}
+    if row.parameters or row.body is not None or row.scope is not None:
+        found.add(400)
+    return found
+
+
+def _schema(answer: Answer, schemas: dict[Any, Any]) -> dict[str, Any]:
+    if answer.body is not None:
+        return schemas[answer.body]
+    return {"type": "string"} if answer.media_type.startswith("text/") else {}
