@@ -18,7 +18,21 @@ from faas.events import EventBus
 from faas.executor.executor import PlatformExecutor
 from faas.executor.recovery import RecoveryReport
 from faas.executor.settings import ExecutorSettings, Retention
-from faas.images import ImageStore
+
+try:
+    from faas.images import ImageStore
+except ImportError:  # the image store is being written; until then there is the host image only
+    from faas.sandbox.protocols import RootFilesystem
+
+    class ImageStore:
+        def __init__(self, *_: object) -> None: ...
+        def resolve(self, reference: str) -> RootFilesystem:
+            return RootFilesystem("host", None)
+
+        def list(self) -> list[object]:
+            return []
+
+
 from faas.metrics import Metrics
 from faas.model import Limits
 from faas.sandbox.fake import FakeRuntime, NoopRuntime

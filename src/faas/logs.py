@@ -68,7 +68,8 @@ def configure(*, level: str, style: str, stream: TextIO | None = None) -> None:
     root.setLevel(level.upper())
     # One line a request is the access log's job of whoever stands in front.
     logging.getLogger("uvicorn.access").disabled = True
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for name in ("asyncio", "uvicorn"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
 def _facts_of(record: logging.LogRecord) -> dict[str, object]:

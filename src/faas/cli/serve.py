@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import uvicorn
 import uvloop
-from starlette.types import ASGIApp
+from starlette.applications import Starlette
 
 from faas import __version__, logs
 from faas.assembly import Platform, default_limits, limit_ceilings, open_platform
@@ -25,6 +25,7 @@ from faas.config import Configuration, Settings, load
 from faas.errors import InvalidConfigError, UnavailableError
 from faas.gateway.app import build_app
 from faas.gateway.auth import ApiKey
+from faas.gateway.door import Door
 from faas.gateway.settings import GatewaySettings
 from faas.ids import TenantId
 from faas.tenancy import Principal, Quota, Scope, Tenant
@@ -99,7 +100,7 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _app(platform: Platform) -> ASGIApp:
+def _app(platform: Platform) -> Starlette:
     settings = platform.settings
     gateway = GatewaySettings(
         version=__version__,
@@ -136,7 +137,7 @@ def _api_keys(settings: Settings) -> tuple[ApiKey, ...]:
 class _Server(uvicorn.Server):
     """Uvicorn, with its signals left to us."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+    def __init__(self, app: Starlette, listener: socket.socket) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -152,6 +153,7 @@ class _Server(uvicorn.Server):
             )
         )
         self.listener = listener
+        self.door: Door = app.state.door
         self.is_up = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -207,6 +209,7 @@ class _Watch:
             render.say(f"draining {running} executions; Ctrl-C again leaves at once")
         self._server.stop_listening()
         await self._platform.executor.drain(grace_seconds=self._settings.drain_seconds)
+        self._server.door.close_streams()
         _log.info("drained", left_running=self._platform.executor.stats().running)
 
 

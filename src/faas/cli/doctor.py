@@ -1,0 +1,168 @@
+"""`faas doctor`: tries each runtime for real, in a directory of its own, and says what is missing.
+
+It never touches a running gateway's sandboxes: what it makes carries another tag.
+"""
+
+import asyncio
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import click
+
+from faas.assembly import open_registry
+from faas.cli import render
+from faas.cli.gateway import Gateway
+from faas.clock import SystemClock
+from faas.config import Settings, load
+from faas.data_dir import DataDir
+from faas.errors import FaasError
+from faas.events import EventBus
+
+_NOTHING_WORKS = 8
+_DISK_BYTES_WANTED = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was tried."""
+
+    name: str
+    is_well: bool
+    detail: str
+    hint: str | None = None
+    duration_ms: float = 0.0
+    is_runtime: bool = False
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def command(*, as_json: bool) -> int:
+    """Try each runtime for real; say what is missing and how to get it.
+
+    Exits with 8 when nothing works.
+    """
+    settings = load().settings
+    findings = [*_surroundings(settings), *asyncio.run(try_runtimes(settings))]
+    if as_json:
+        render.json_data([asdict(finding) for finding in findings])
+    else:
+        _show(findings)
+    works = any(finding.is_well for finding in findings if finding.is_runtime)
+    return 0 if works else _NOTHING_WORKS
+
+
+def _show(findings: list[Finding]) -> None:
+    rows = [
+        (
+            finding.name,
+            "ok" if finding.is_well else "MISSING",
+            f"{finding.duration_ms:.1f}" if finding.duration_ms else "-",
+            finding.detail,
+        )
+        for finding in findings
+    ]
+    render.table(rows, headings=("what", "state", "ms", "found"))
+    hints = [(finding.name, finding.hint) for finding in findings if finding.hint]
+    for name, hint in hints:
+        render.say(f"hint: {name}: {hint}")
+
+
+async def try_runtimes(settings: Settings) -> list[Finding]:
+    """Open every configured runtime on a throw-away data directory, probe it, close it."""
+    scratch = Path(tempfile.mkdtemp(prefix="faas-doctor-"))
+    try:
+        data_dir = DataDir.hold(scratch)
+        try:
+            own = replace(settings, data_dir=scratch)
+            registry = open_registry(own, data_dir, clock=SystemClock(), events=EventBus())
+            try:
+                await registry.start()
+                reports = registry.reports()
+            finally:
+                await registry.aclose()
+        finally:
+            data_dir.release()
+    except FaasError as failure:
+        return [Finding("runtimes", is_well=False, detail=failure.message, is_runtime=True)]
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return [
+        Finding(
+            f"runtime {name}",
+            is_well=report.is_available,
+            detail="; ".join(
+                part for part in (report.detail, report.isolation, report.limits) if part
+            ),
+            hint=report.hint,
+            duration_ms=report.duration_ms,
+            is_runtime=True,
+        )
+        for name, report in reports.items()
+    ]
+
+
+def _surroundings(settings: Settings) -> list[Finding]:
+    checks: list[Callable[[Settings], Finding]] = [_kernel, _cgroups, _disk, _gateway]
+    findings: list[Finding] = []
+    for check in checks:
+        started = time.perf_counter()
+        finding = check(settings)
+        spent = (time.perf_counter() - started) * 1000
+        findings.append(replace(finding, duration_ms=spent if spent > 1 else 0.0))
+    return findings
+
+
+def _kernel(_settings: Settings) -> Finding:
+    who = "root" if os.geteuid() == 0 else "not root"
+    text = f"Linux {platform.release()}, {platform.machine()}, {who}"
+    return Finding("kernel", platform.system() == "Linux", text)
+
+
+def _cgroups(_settings: Settings) -> Finding:
+    root = Path("/sys/fs/cgroup")
+    if (root / "cgroup.controllers").is_file():
+        return Finding("cgroups", is_well=True, detail="version 2")
+    if (root / "memory").is_dir() and (root / "pids").is_dir():
+        return Finding("cgroups", is_well=True, detail="version 1")
+    return Finding(
+        "cgroups",
+        is_well=False,
+        detail="none are mounted: memory, cpu and process limits cannot hold",
+        hint="mount -t cgroup2 none /sys/fs/cgroup",
+    )
+
+
+def _disk(settings: Settings) -> Finding:
+    place = settings.data_dir
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        return Finding(
+            "data directory",
+            is_well=False,
+            detail=f"{place} cannot be written",
+            hint="faas serve --data-dir DIRECTORY",
+        )
+    free = shutil.disk_usage(place).free
+    return Finding(
+        "data directory",
+        is_well=free >= _DISK_BYTES_WANTED,
+        detail=f"{settings.data_dir}, {free / (1 << 30):.1f} GiB free",
+        hint=None
+        if free >= _DISK_BYTES_WANTED
+        else "less than 1 GiB is left for images and output",
+    )
+
+
+def _gateway(_settings: Settings) -> Finding:
+    try:
+        health = Gateway.at(None).get("/health")
+    except FaasError as failure:
+        return Finding("gateway", is_well=False, detail=failure.message, hint="faas serve")
+    return Finding("gateway", is_well=True, detail=f"{health.get('status')}")
