@@ -19,8 +19,8 @@ T = TypeVar("T")
 GIVEN_UP = (asyncio.CancelledError, KeyboardInterrupt)
 """What tells that the caller no longer wants an answer."""
 
-KEEPALIVE_SECONDS = 4.0
-"""Gateways close idle connections after five seconds: never write into a closing one."""
+KEEPALIVE_SECONDS = 30.0
+"""Gateways close idle connections after 75 s, proxies after 60: never write into a closing one."""
 
 
 def client_options(config: ClientConfig) -> Dict[str, Any]:
