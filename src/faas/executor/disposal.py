@@ -35,6 +35,7 @@ class Disposal:
         self._background = background
         self._waiting: deque[tuple[GuardedSandbox, str]] = deque()
         self._workers = 0
+        self._is_frozen = False
         self._room: list[asyncio.Future[None]] = []
 
     @property
@@ -44,10 +45,17 @@ class Disposal:
 
     def take(self, sandbox: GuardedSandbox, reason: str) -> None:
         """Destroy it soon."""
+        if self._is_frozen:
+            return
         self._waiting.append((sandbox, reason))
         if self._workers < CONCURRENCY:
             self._workers += 1
             self._background.spawn(self._work())
+
+    def freeze(self) -> None:
+        """Destroy nothing any more; for tests of a crash."""
+        self._is_frozen = True
+        self._waiting.clear()
 
     async def wait_for_room(self) -> None:
         """Return when the backlog is short enough to go on."""

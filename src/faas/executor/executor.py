@@ -331,6 +331,17 @@ class PlatformExecutor:
         await self._registry.aclose(leave_running=_left_running(parts.intake.actives.values()))
         await parts.ledger.aclose()
 
+    async def abort(self) -> None:
+        """Stop as a crash would: nothing more is written, destroyed or told. For tests."""
+        parts = self._parts
+        parts.intake.is_closed = True
+        self._disposal.freeze()
+        parts.ledger.freeze()
+        parts.driver.abandon(parts.intake.actives.values())
+        await self._work.aclose()
+        await self._teardown.aclose()
+        await parts.ledger.aclose()
+
     async def _finish_teardown(self) -> None:
         try:
             async with asyncio.timeout(DISPOSAL_SECONDS_MAX):

@@ -88,6 +88,7 @@ class Ledger:
         self._thread = ThreadPoolExecutor(1, "ledger") if synchronous == "full" else None
         self._batch = _Batch()
         self._is_scheduled = False
+        self._is_frozen = False
         self._commits: set[asyncio.Future[None]] = set()
         self._seq: int = self._reader.execute(_SQL["last_seq"]).fetchone()[0]
         self.count, self.bytes = self._reader.execute(_SQL["totals"]).fetchone()
@@ -218,6 +219,11 @@ class Ledger:
         except FileNotFoundError:
             return 0
 
+    def freeze(self) -> None:
+        """Write nothing any more, not even what waits; for tests of a crash."""
+        self._is_frozen = True
+        self._batch = _Batch()
+
     async def aclose(self) -> None:
         """Commit what waits, then close."""
         while self._is_scheduled or self._commits:
@@ -233,6 +239,9 @@ class Ledger:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         self._batch.waiters.append(waiter)
+        if self._is_frozen:
+            self._batch = _Batch()
+            return waiter
         if not self._is_scheduled:
             self._is_scheduled = True
             loop.call_soon(self._flush)
