@@ -1,0 +1,251 @@
+"""The long-lived launcher process: a plan goes in, a sandbox comes out.
+
+A small C program that forks quickly, because this process, being large, does not. It is started
+once, in a session of its own so that Ctrl-C does not reach it, and again when it has died. It
+leaves when its control socket closes, that is when we do; its sandboxes stay.
+"""
+
+import array
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from faas.embedded.plan import PACKET_BYTES_MAX, Plan
+from faas.errors import RuntimeUnavailableError, SandboxBrokenError
+
+_HEAD = struct.Struct("<BBHI")
+_LAUNCH, _PING = 1, 2
+_LAUNCHED, _FAILED, _EXITED, _PONG = 1, 2, 3, 4
+_LAUNCH_SECONDS = 15.0
+"""The launcher gives up a child after 10; past this it is itself stuck."""
+_STOP_SECONDS = 2.0
+_SEND_BYTES = 4 << 20
+_U32_MAX = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A sandbox's first process, as the host sees it. The descriptor belongs to the receiver."""
+
+    pid: int
+    start_time: int
+    userns: str
+    pidfd: int
+
+
+class Launcher:
+    """Owns the launcher process."""
+
+    def __init__(self, binary: Path) -> None:
+        self._binary = binary
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._last_id = 0
+        self._pending: dict[int, asyncio.Future[Launched]] = {}
+        self._pings: dict[int, asyncio.Future[None]] = {}
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while there is one."""
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Start the process and hear it answer.
+
+        Raises:
+            RuntimeUnavailableError: the program is missing, or does not run here.
+        """
+        self._ensure_running()
+        try:
+            async with asyncio.timeout(_LAUNCH_SECONDS):
+                await self._ping()
+        except (TimeoutError, SandboxBrokenError) as error:
+            raise RuntimeUnavailableError(
+                "the sandbox launcher does not run", hint="run `faas doctor`"
+            ) from error
+
+    async def launch(self, plan: Plan, listener: socket.socket) -> Launched:
+        """Make a sandbox whose agent listens on `listener`.
+
+        Raises:
+            SandboxBrokenError: a step failed; details name it.
+        """
+        self._ensure_running()
+        number = self._new_id()
+        answer: asyncio.Future[Launched] = asyncio.get_running_loop().create_future()
+        self._pending[number] = answer
+        packet = _HEAD.pack(_LAUNCH, 0, 0, number) + plan.encode()
+        try:
+            async with asyncio.timeout(_LAUNCH_SECONDS):
+                await self._send(packet, [listener.fileno()])
+                return await answer
+        except TimeoutError:
+            raise SandboxBrokenError("the launcher did not answer in time") from None
+        # A cancelled launch stays pending: when its answer comes, the sandbox is killed at once.
+
+    async def aclose(self) -> None:
+        """Let the process go. Its sandboxes stay. Idempotent."""
+        self._disconnect("the launcher was stopped")
+        process, self._process = self._process, None
+        if process is not None:
+            await asyncio.to_thread(_reap, process)
+
+    async def _ping(self) -> None:
+        number = self._new_id()
+        pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pings[number] = pong
+        try:
+            await self._send(_HEAD.pack(_PING, 0, 0, number), [])
+            await pong
+        finally:
+            self._pings.pop(number, None)
+
+    def _ensure_running(self) -> None:
+        if self._control is not None:
+            return
+        if self._process is not None:
+            _reap(self._process)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            ours.settimeout(0)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+            try:
+                self._process = _spawn(self._binary, theirs)
+            except OSError as error:
+                ours.close()
+                raise RuntimeUnavailableError(
+                    f"the sandbox launcher cannot be started: {error.strerror}",
+                    hint="build it: make native",
+                ) from error
+        self._control = ours
+        asyncio.get_running_loop().add_reader(ours.fileno(), self._on_readable)
+
+    async def _send(self, packet: bytes, descriptors: list[int]) -> None:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        for pause in (0.0, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.0):
+            await asyncio.sleep(pause) if pause else None
+            if self._control is None:
+                raise SandboxBrokenError("the launcher is gone")
+            try:
+                self._control.sendmsg([packet], ancillary if descriptors else [])
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                self._disconnect("the launcher is gone")
+                raise SandboxBrokenError("the launcher is gone") from error
+            return
+        raise SandboxBrokenError("the launcher is overloaded")
+
+    def _on_readable(self) -> None:
+        while self._control is not None:
+            try:
+                data, ancillary, flags, _ = self._control.recvmsg(
+                    PACKET_BYTES_MAX, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                return
+            except OSError:
+                data, ancillary, flags = b"", [], 0
+            if not data:
+                self._disconnect("the launcher died")
+                return
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(data) < _HEAD.size:
+                self._disconnect("the launcher speaks nonsense")
+                return
+            self._on_packet(data, _descriptors(ancillary))
+
+    def _on_packet(self, data: bytes, descriptors: list[int]) -> None:
+        kind, _, _, number = _HEAD.unpack_from(data)
+        body = data[_HEAD.size :]
+        if kind == _LAUNCHED and len(descriptors) == 1:
+            self._on_launched(number, body, descriptors.pop())
+        elif kind == _FAILED:
+            answer = self._pending.pop(number, None)
+            if answer is not None and not answer.done():
+                answer.set_exception(_failure(body))
+        elif kind == _PONG:
+            pong = self._pings.get(number)
+            if pong is not None and not pong.done():
+                pong.set_result(None)
+        # EXITED says nothing that the sandbox's own pidfd does not say, also after a restart.
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _on_launched(self, number: int, body: bytes, pidfd: int) -> None:
+        pid, start_time, length = struct.unpack_from("<IQI", body)
+        label = body[16 : 16 + length].decode("ascii", "replace")
+        answer = self._pending.pop(number, None)
+        if answer is None or answer.done():
+            # Nobody waits for it any more: it must not live on without an owner.
+            with contextlib.suppress(ProcessLookupError):
+                _kill(pidfd)
+            os.close(pidfd)
+            return
+        answer.set_result(Launched(pid, start_time, label, pidfd))
+
+    def _disconnect(self, why: str) -> None:
+        if self._control is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._control.fileno())
+        self._control.close()
+        self._control = None
+        pending, self._pending = self._pending, {}
+        for answer in [*pending.values(), *self._pings.values()]:
+            if not answer.done():
+                answer.set_exception(SandboxBrokenError(why))
+
+    def _new_id(self) -> int:
+        self._last_id = self._last_id % _U32_MAX + 1
+        return self._last_id
+
+
+def _spawn(binary: Path, control: socket.socket) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [binary, "launch", "--control", str(control.fileno())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[control.fileno()],
+        start_new_session=True,
+        cwd="/",
+        env={},
+    )
+
+
+def _reap(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return list(found)
+
+
+def _failure(body: bytes) -> SandboxBrokenError:
+    number, length = struct.unpack_from("<II", body)
+    step = body[8 : 8 + length].decode("utf-8", "replace")
+    # The launcher's words may name a path of this host; the verb before it is enough for a user.
+    verb = " ".join(word for word in step.split() if "/" not in word)
+    reason = os.strerror(number) if number in errno.errorcode else f"error {number}"
+    return SandboxBrokenError(
+        f"the sandbox could not be made: {verb}: {reason}",
+        hint="run `faas doctor`",
+        details={"errno": errno.errorcode.get(number, str(number)), "step": verb},
+    )
+
+
+def _kill(pidfd: int) -> None:
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)

@@ -1,0 +1,52 @@
+"""Takes away what a killed gateway left: processes, control groups, directories."""
+
+import contextlib
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+
+from faas.embedded.cgroups import Cgroups, Leaf
+from faas.embedded.run_dir import run_dirs
+from faas.sandbox.protocols import ReclaimReport
+
+
+@dataclass(slots=True)
+class _Count:
+    sandboxes: int = 0
+    processes: int = 0
+    cgroups: int = 0
+    files: int = 0
+
+
+def reclaim(run_parent: Path, cgroups: Cgroups, *, keep: AbstractSet[str]) -> ReclaimReport:
+    """Take away every sandbox below `run_parent` and every group of ours that is not kept.
+
+    The directory goes last: a crash in here is found and finished by the next start.
+    """
+    count = _Count()
+    for run_dir in run_dirs(run_parent):
+        if run_dir.sandbox_id in keep:
+            continue
+        count.sandboxes += 1
+        count.processes += run_dir.kill()
+        meta = run_dir.meta()
+        for leaf in (meta.leaf if meta else Leaf(), cgroups.leaf(run_dir.sandbox_id)):
+            _remove(cgroups, leaf, count)
+        count.files += run_dir.remove()
+    for name in cgroups.names() - set(keep):
+        _remove(cgroups, cgroups.leaf(name), count)
+    # Mounts live in the sandboxes' own namespaces and have gone with their last process.
+    return ReclaimReport(count.sandboxes, count.processes, count.cgroups, 0, count.files)
+
+
+def _remove(cgroups: Cgroups, leaf: Leaf, count: _Count) -> None:
+    there = {path for path in leaf.directories.values() if path.is_dir()}
+    if not there:
+        return
+    count.processes += cgroups.kill(leaf)
+    if cgroups.remove(leaf):
+        count.cgroups += len(there)
+    for path in there:
+        # A gateway that was started from another group left its own parent there.
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()

@@ -1,0 +1,170 @@
+"""The directory of one live sandbox: what it was made of, its pid, its socket.
+
+It is written before the sandbox is launched and removed after everything else is gone, so whoever
+starts next knows from it what there may be to take back or away.
+"""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from faas.embedded.cgroups import Leaf
+from faas.ids import SandboxId
+
+_META_VERSION = 1
+_BACKLOG = 8
+"""As many hosts as the agent serves at once."""
+_KILL_SECONDS = 10.0
+"""A kernel tearing down hundreds of processes under load; past it something is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What a later gateway must know to take a sandbox back."""
+
+    image_digest: str
+    isolation: str
+    slot: int | None
+    cgroups: dict[str, str]
+    env: list[tuple[str, str]]
+    working_dir: str
+    version: int = _META_VERSION
+
+    @property
+    def leaf(self) -> Leaf:
+        """Its control groups."""
+        return Leaf({name: Path(path) for name, path in self.cgroups.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """One sandbox's directory."""
+
+    path: Path
+
+    @property
+    def sandbox_id(self) -> SandboxId:
+        """Whose it is."""
+        return SandboxId(self.path.name)
+
+    @property
+    def pid_file(self) -> Path:
+        """Where the launcher writes the pid."""
+        return self.path / "pid"
+
+    def create(self, meta: Meta) -> None:
+        """Make it and write the intent."""
+        self.path.mkdir(mode=0o700)
+        (self.path / "meta.json").write_text(json.dumps(asdict(meta)))
+
+    def meta(self) -> Meta | None:
+        """Read what was written; None when it was never whole."""
+        try:
+            raw = cast("dict[str, object]", json.loads((self.path / "meta.json").read_text()))
+            if raw.get("version") != _META_VERSION:
+                return None
+            raw["env"] = [(key, value) for key, value in cast("list[list[str]]", raw["env"])]
+            return Meta(**raw)  # pyright: ignore[reportArgumentType]  our own file, by version
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def listen(self) -> socket.socket:
+        """Make the socket on which the agent will listen."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with self._short_path("agent.sock") as path:
+                listener.bind(path)
+            listener.listen(_BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    def connect(self) -> socket.socket:
+        """Connect to the agent; works as soon as somebody listens, before it accepts.
+
+        Raises:
+            OSError: nobody listens.
+        """
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(1.0)
+            with self._short_path("agent.sock") as path:
+                connection.connect(path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @contextlib.contextmanager
+    def _short_path(self, name: str) -> Generator[str]:
+        """Socket names end at 107 bytes; through a descriptor any directory is short."""
+        directory = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{directory}/{name}"
+        finally:
+            os.close(directory)
+
+    def open_process(self) -> int | None:
+        """Return a pidfd of the sandbox's first process; None when it is gone."""
+        try:
+            pid, start_time = map(int, self.pid_file.read_text().split())
+            pidfd = os.pidfd_open(pid)
+        except (OSError, ValueError):
+            return None
+        # The number may have gone to another process: the start time, read while we hold the
+        # descriptor, tells.
+        if _start_time(pid) != start_time:
+            os.close(pidfd)
+            return None
+        return pidfd
+
+    def kill(self) -> bool:
+        """Kill what the pid file names and wait until it is gone; False when nothing lived."""
+        pidfd = self.open_process()
+        if pidfd is None:
+            return False
+        try:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            wait_gone(pidfd)
+        finally:
+            os.close(pidfd)
+        return True
+
+    def remove(self) -> int:
+        """Remove it; return how many files it held. Harmless when it is gone."""
+        count = sum(1 for _ in self.path.iterdir()) if self.path.is_dir() else 0
+        shutil.rmtree(self.path, ignore_errors=True)
+        return count
+
+
+def run_dirs(parent: Path) -> list[RunDir]:
+    """List the sandboxes there are or were."""
+    if not parent.is_dir():
+        return []
+    return [RunDir(path) for path in sorted(parent.iterdir()) if path.name.startswith("sbx-")]
+
+
+def wait_gone(pidfd: int) -> bool:
+    """Block until the process is gone, within bounds."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(_KILL_SECONDS * 1000))
+
+
+def _start_time(pid: int) -> int | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The name in parentheses may hold anything; the fields count from after the last one.
+    return int(text.rpartition(")")[2].split()[19])

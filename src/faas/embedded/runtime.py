@@ -1,0 +1,265 @@
+"""The embedded runtime: sandboxes out of this host's own namespaces, groups and filters.
+
+To make one: write the intent (`RunDir`), make its control groups, listen for its agent, hand the
+plan to the launcher, greet the agent. Each step's undo is remembered the moment it is done, and
+start-up takes back or away whatever a killed gateway left between any two of them.
+"""
+
+import asyncio
+import os
+import platform
+import socket
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from faas.agent.channel import AgentChannel
+from faas.cleanup import Cleanup
+from faas.embedded import diagnosis
+from faas.embedded.cgroups import Cgroups, open_cgroups
+from faas.embedded.host_root import build_etc
+from faas.embedded.launcher import Launcher
+from faas.embedded.reclaim import reclaim
+from faas.embedded.run_dir import Meta, RunDir, run_dirs
+from faas.embedded.sandbox import EmbeddedSandbox, Upkeep
+from faas.embedded.sandbox_plan import Ingredients, sandbox_plan
+from faas.embedded.seccomp import build_filter
+from faas.embedded.settings import EmbeddedSettings, packaged_binary
+from faas.embedded.user_slots import UserSlots
+from faas.errors import (
+    AlreadyExistsError,
+    RuntimeUnavailableError,
+    SandboxBrokenError,
+    UnsupportedError,
+)
+from faas.ids import SandboxId
+from faas.model import Limits, NetworkMode
+from faas.sandbox.capabilities import Capability
+from faas.sandbox.protocols import ProbeReport, ReclaimReport, SandboxSpec
+from faas.sandbox.registry import RuntimeContext
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class EmbeddedRuntime:
+    """A `Runtime`; see the module."""
+
+    def __init__(self, settings: EmbeddedSettings) -> None:
+        self._settings = settings
+        self._is_root = os.geteuid() == 0
+        self._launcher = Launcher(settings.binary)
+        self._slots = UserSlots(settings.tag)
+        self._sandboxes: dict[SandboxId, EmbeddedSandbox] = {}
+        self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="faas-embedded")
+        self._cgroups = Cgroups(0, {})
+        self._ingredients: Ingredients | None = None
+
+    @property
+    def name(self) -> str:
+        return "embedded"
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        return frozenset({Capability.ADOPT, Capability.TTY})
+
+    @property
+    def isolation(self) -> str:
+        """What stands between a command and this host."""
+        users = "userns" if self._is_root else "userns-single"
+        return f"namespaces+{users}+seccomp"
+
+    async def start(self) -> None:
+        if self._ingredients is not None:
+            return
+        if not self._settings.binary.is_file():
+            raise RuntimeUnavailableError("the native program is not built", hint="make native")
+        ingredients = await self._off_loop(self._prepare)
+        await self._launcher.start()
+        self._ingredients = ingredients
+
+    def _prepare(self) -> Ingredients:
+        self._settings.run_dir.mkdir(parents=True, exist_ok=True)
+        etc = build_etc(self._settings.data_dir / "host-etc")
+        self._cgroups = open_cgroups(self._settings.tag, policy=self._settings.cgroup_policy)
+        for run_dir in run_dirs(self._settings.run_dir):
+            meta = run_dir.meta()
+            if meta is not None and meta.slot is not None:
+                self._slots.reserve(meta.slot)
+        held = self._cgroups.label.split(" ")[-1].split(",")
+        program = build_filter(platform.machine().replace("arm64", "aarch64"))
+        return Ingredients(etc, program, "memory" in held, "pids" in held)
+
+    async def probe(self) -> ProbeReport:
+        return await diagnosis.probe(self, limits=lambda: self._cgroups.label)
+
+    async def create(self, spec: SandboxSpec) -> EmbeddedSandbox:
+        if spec.network is not NetworkMode.NONE:
+            raise UnsupportedError(
+                f"the embedded runtime has no network {spec.network.value}",
+                details={"supported": [NetworkMode.NONE.value]},
+            )
+        if spec.id in self._sandboxes:
+            raise AlreadyExistsError(f"there is a sandbox {spec.id}")
+        if self._ingredients is None:
+            raise RuntimeUnavailableError("the runtime was not started")
+        cleanup = Cleanup()
+        try:
+            sandbox = await self._create(spec, self._ingredients, cleanup)
+        except BaseException:
+            await cleanup.close()
+            raise
+        cleanup.pop_all()
+        return sandbox
+
+    async def _create(
+        self, spec: SandboxSpec, ingredients: Ingredients, cleanup: Cleanup
+    ) -> EmbeddedSandbox:
+        run_dir, meta = RunDir(self._settings.run_dir / spec.id), self._meta(spec)
+        cleanup.push(partial(self._release, run_dir, meta))
+        sockets: list[socket.socket] = []
+        cleanup.push(partial(_close_all, sockets))
+        await self._off_loop(self._acquire, spec, run_dir, meta, sockets)
+        listener, connection = sockets
+        channel = AgentChannel(connection)
+        cleanup.push(channel.close)
+        plan = sandbox_plan(spec, run_dir, meta, ingredients)
+        launched = await self._launcher.launch(plan, listener)
+        listener.close()
+        sandbox = self._take_up(run_dir, meta, channel, launched.pidfd)
+        cleanup.push(partial(sandbox.destroy, "creation failed"))
+        await channel.hello()
+        return sandbox
+
+    def _meta(self, spec: SandboxSpec) -> Meta:
+        directories = self._cgroups.leaf(spec.id).directories
+        return Meta(
+            image_digest=spec.root.digest,
+            isolation=self.isolation,
+            slot=self._slots.take() if self._is_root else None,
+            cgroups={name: str(path) for name, path in directories.items()},
+            env=list(spec.root.env),
+            working_dir=spec.root.working_dir,
+        )
+
+    def _acquire(
+        self, spec: SandboxSpec, run_dir: RunDir, meta: Meta, sockets: list[socket.socket]
+    ) -> None:
+        run_dir.create(meta)
+        self._cgroups.create(spec.id, spec.limits)
+        sockets.append(run_dir.listen())
+        sockets.append(run_dir.connect())
+
+    def _take_up(
+        self, run_dir: RunDir, meta: Meta, channel: AgentChannel, pidfd: int
+    ) -> EmbeddedSandbox:
+        async def limit(limits: Limits) -> None:
+            await self._off_loop(self._cgroups.limit, meta.leaf, limits)
+
+        upkeep = Upkeep(limit, partial(self._release, run_dir, meta))
+        sandbox = EmbeddedSandbox(run_dir, meta, channel=channel, pidfd=pidfd, upkeep=upkeep)
+        self._sandboxes[sandbox.id] = sandbox
+        return sandbox
+
+    async def _release(self, run_dir: RunDir, meta: Meta) -> None:
+        """Give everything back; the directory last, and only when the rest is gone."""
+        is_gone = await self._off_loop(self._remove, run_dir, meta)
+        self._sandboxes.pop(run_dir.sandbox_id, None)
+        if meta.slot is not None and is_gone:
+            self._slots.give_back(meta.slot)
+
+    def _remove(self, run_dir: RunDir, meta: Meta) -> bool:
+        run_dir.kill()
+        if not self._cgroups.remove(meta.leaf):
+            return False
+        run_dir.remove()
+        return True
+
+    async def adopt(self, sandbox_id: SandboxId) -> EmbeddedSandbox | None:
+        if sandbox_id in self._sandboxes:
+            return self._sandboxes[sandbox_id]
+        run_dir = RunDir(self._settings.run_dir / sandbox_id)
+        meta = run_dir.meta()
+        pidfd = run_dir.open_process()
+        if meta is None or pidfd is None:
+            if pidfd is not None:
+                os.close(pidfd)
+            return None
+        try:
+            channel = AgentChannel(run_dir.connect())
+        except OSError:
+            os.close(pidfd)
+            return None
+        if meta.slot is not None:
+            self._slots.reserve(meta.slot)
+        sandbox = self._take_up(run_dir, meta, channel, pidfd)
+        try:
+            await channel.hello()
+        except SandboxBrokenError:
+            await sandbox.destroy("its agent does not answer")
+            return None
+        return sandbox
+
+    async def reclaim(self, *, keep: AbstractSet[SandboxId]) -> ReclaimReport:
+        kept = keep | self._sandboxes.keys()
+        run_dir = self._settings.run_dir
+        return await self._off_loop(partial(reclaim, run_dir, self._cgroups, keep=kept))
+
+    async def aclose(self, *, leave_running: AbstractSet[SandboxId] = frozenset()) -> None:
+        async with Cleanup() as cleanup:
+            cleanup.push(self._stop_threads)
+            cleanup.push(self._launcher.aclose)
+            cleanup.push(partial(self._empty, leave_running))
+
+    async def _empty(self, leave_running: AbstractSet[SandboxId]) -> None:
+        sandboxes = list(self._sandboxes.values())
+        for sandbox in sandboxes:
+            if sandbox.id in leave_running:
+                sandbox.let_go()
+        ending = [s.destroy("the runtime stops") for s in sandboxes if s.id not in leave_running]
+        outcomes = await asyncio.gather(*ending, return_exceptions=True)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        if failures:
+            raise ExceptionGroup("sandboxes could not be destroyed", failures)
+
+    async def _stop_threads(self) -> None:
+        self._sandboxes.clear()
+        self._ingredients = None
+        self._cgroups.close()
+        await asyncio.to_thread(self._threads.shutdown)
+
+    async def _off_loop(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do blocking work in a thread; a cancelled caller still waits until it is over.
+
+        Else an undo could run beside the very work it is to undo.
+        """
+        loop = asyncio.get_running_loop()
+        done = loop.run_in_executor(self._threads, partial(work, *args, **kwargs))
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            await asyncio.wait({done})
+            done.exception()
+            raise
+
+
+def _close_all(sockets: list[socket.socket]) -> None:
+    for end in sockets:
+        end.close()
+
+
+def open_runtime(context: RuntimeContext) -> EmbeddedRuntime:
+    """Open the runtime; the entry point `faas.runtimes: embedded`."""
+    options = context.options
+    return EmbeddedRuntime(
+        EmbeddedSettings(
+            run_dir=context.run_dir,
+            data_dir=context.data_dir,
+            tag=context.instance_tag,
+            binary=Path(options["binary"]) if "binary" in options else packaged_binary(),
+            cgroup_policy=options.get("cgroups", "auto"),
+        )
+    )

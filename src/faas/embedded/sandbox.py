@@ -1,0 +1,187 @@
+"""One embedded sandbox: the agent's half plus what only the host knows and does."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from faas.agent.channel import AgentChannel
+from faas.agent.process import AgentProcess, plain_verdict
+from faas.agent.protocol import ExitFrame
+from faas.agent.sandbox import AgentSandbox
+from faas.embedded.cgroups import Meter
+from faas.embedded.run_dir import Meta, RunDir
+from faas.errors import SandboxBrokenError
+from faas.model import ExitReason, Limits
+from faas.sandbox.protocols import Command, Exit, OutputFiles
+
+_DESTROY_SECONDS = 10.0
+"""For the kernel to end every process; bounded so that a stuck one cannot hold up a drain."""
+_OOM_CODE = 128 + signal.SIGKILL
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """What the runtime does for its sandboxes off the loop."""
+
+    limit: Callable[[Limits], Awaitable[None]]
+    release: Callable[[], Awaitable[None]]
+    """Give back groups, directory and user ids; called once, when every process is gone."""
+
+
+class EmbeddedSandbox(AgentSandbox):
+    """A `Sandbox` made by the launcher, or taken back after a crash."""
+
+    def __init__(
+        self,
+        run_dir: RunDir,
+        meta: Meta,
+        *,
+        channel: AgentChannel,
+        pidfd: int,
+        upkeep: Upkeep,
+    ) -> None:
+        super().__init__(run_dir.sandbox_id, channel)
+        self._meta = meta
+        self._meter = Meter(meta.leaf)
+        self._pidfd = pidfd
+        self._upkeep = upkeep
+        self._dead = asyncio.Event()
+        self._destroying: asyncio.Future[None] | None = None
+        self._image_env = dict(meta.env)
+        asyncio.get_running_loop().add_reader(pidfd, self._on_death)
+
+    @property
+    def runtime(self) -> str:
+        return "embedded"
+
+    @property
+    def isolation(self) -> str:
+        return self._meta.isolation
+
+    @property
+    def image_digest(self) -> str:
+        return self._meta.image_digest
+
+    async def apply_limits(self, limits: Limits) -> None:
+        self._require_alive()
+        await self._upkeep.limit(limits)
+
+    async def destroy(self, reason: str) -> None:
+        if self._destroying is None:
+            self._is_destroyed = True
+            self._destroying = asyncio.ensure_future(self._destroy())
+        await asyncio.shield(self._destroying)
+
+    def let_go(self) -> None:
+        """Forget it without touching it: the next gateway takes it back."""
+        self._is_destroyed = True
+        self._close()
+
+    async def _destroy(self) -> None:
+        try:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            try:
+                async with asyncio.timeout(_DESTROY_SECONDS):
+                    await self._dead.wait()
+            except TimeoutError:
+                raise SandboxBrokenError("the sandbox did not die in time") from None
+        finally:
+            self._close()
+            await self._upkeep.release()
+
+    def _close(self) -> None:
+        self._channel.close("the sandbox was destroyed")
+        self._meter.close()
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _on_death(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self._dead.set()
+        # What the agent sent last may still lie in the socket: let the channel find the end itself.
+        asyncio.get_running_loop().call_later(0.05, self._channel.close, "the sandbox died")
+
+    def _command(self, command: Command) -> Command:
+        home = "/root" if command.uid == 0 else "/"
+        env = {"PATH": _PATH, "HOME": home, "LANG": "C.UTF-8"}
+        if command.tty:
+            env["TERM"] = "xterm"
+        env |= self._image_env | dict(command.env)
+        return replace(command, env=tuple(env.items()))
+
+    def _process(self, name: str, output: OutputFiles | None) -> AgentProcess:
+        judge = _Judge(self._meter, output)
+        return AgentProcess(
+            self._channel, name, verdict=judge.verdict, loss_verdict=judge.loss_verdict
+        )
+
+
+class _Judge:
+    """Sees by the group's counters what the agent cannot: memory, and the out-of-memory killer."""
+
+    def __init__(self, meter: Meter, output: OutputFiles | None) -> None:
+        self._meter = meter
+        self._output = output
+        self._oom_before = meter.oom_kills()
+        self._cpu_before = meter.cpu_us()
+
+    def verdict(self, ended: ExitFrame) -> Exit:
+        """Complete what the agent says."""
+        outcome = plain_verdict(ended)
+        cpu, peak = self._meter.cpu_us(), self._meter.memory_peak_bytes()
+        if cpu is not None and self._cpu_before is not None:
+            outcome = replace(outcome, cpu_us=max(0, cpu - self._cpu_before))
+        if peak is not None:
+            outcome = replace(outcome, memory_peak_bytes=peak)
+        ours = ended.reason in {ExitReason.TIMED_OUT, ExitReason.CANCELLED}
+        # A command that lost a child to the killer and still succeeded has coped with it.
+        if self._oom_struck() and not ours and ended.code != 0:
+            outcome = replace(
+                outcome,
+                reason=ExitReason.OUT_OF_MEMORY,
+                code=_OOM_CODE,
+                signal=int(signal.SIGKILL),
+            )
+        return outcome
+
+    def loss_verdict(self) -> Exit | None:
+        """The killer took the agent itself: still the command's doing."""
+        if not self._oom_struck():
+            return None
+        stdout, stderr = self._kept()
+        return Exit(
+            code=_OOM_CODE,
+            signal=int(signal.SIGKILL),
+            reason=ExitReason.OUT_OF_MEMORY,
+            stdout_kept_bytes=stdout,
+            stdout_total_bytes=stdout,
+            stderr_kept_bytes=stderr,
+            stderr_total_bytes=stderr,
+            wall_us=0,
+            cpu_us=max(0, (self._meter.cpu_us() or 0) - (self._cpu_before or 0)),
+            memory_peak_bytes=self._meter.memory_peak_bytes(),
+        )
+
+    def _oom_struck(self) -> bool:
+        now = self._meter.oom_kills()
+        return now is not None and now > (self._oom_before or 0)
+
+    def _kept(self) -> tuple[int, int]:
+        if self._output is None:
+            return 0, 0
+        sizes = [_size(path) for path in (self._output.stdout, self._output.stderr)]
+        return sizes[0], sizes[1]
+
+
+def _size(path: "os.PathLike[str]") -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except OSError:
+        return 0

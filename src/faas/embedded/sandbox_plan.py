@@ -1,0 +1,83 @@
+"""Everything about one sandbox as a plan: who it is, what it may use, what it sees."""
+
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+from faas.embedded.host_root import host_ops
+from faas.embedded.image_root import image_ops
+from faas.embedded.plan import (
+    Hostname,
+    JoinCgroup,
+    Network,
+    Op,
+    PidFile,
+    Plan,
+    ResourceLimit,
+    Seccomp,
+    UserRange,
+    UserSingle,
+)
+from faas.embedded.run_dir import Meta, RunDir
+from faas.embedded.user_slots import WIDTH, first_uid
+from faas.model import Limits
+from faas.sandbox.protocols import SandboxSpec
+
+_NOFILE_MAX = 65_536
+"""Enough for servers under test; each descriptor is kernel memory that only memcg counts."""
+_MEMLOCK_BYTES = 8 << 20
+_NETWORK_POOLED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """What is the same for every sandbox of one runtime."""
+
+    etc: Path
+    seccomp: bytes
+    holds_memory: bool
+    """Whether a control group holds the memory limit; else an rlimit must do."""
+    holds_pids: bool
+
+
+def sandbox_plan(spec: SandboxSpec, run_dir: RunDir, meta: Meta, ingredients: Ingredients) -> Plan:
+    """Make the plan of one sandbox."""
+    disk = spec.limits.disk_bytes
+    is_root = meta.slot is not None
+    root = (
+        host_ops(ingredients.etc, disk_bytes=disk)
+        if spec.root.path is None
+        else image_ops(spec.root.path, disk_bytes=disk, is_idmapped=is_root)
+    )
+    return Plan.of(_identity(spec, run_dir, meta), _limits(spec.limits, ingredients), root)
+
+
+def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta) -> list[Op]:
+    users: Op = UserSingle()
+    if meta.slot is not None:
+        first = first_uid(meta.slot)
+        users = UserRange(first, first, WIDTH)
+    return [
+        Hostname(spec.hostname),
+        users,
+        *(JoinCgroup(path) for path in meta.leaf.procs_files),
+        Network(_NETWORK_POOLED if os.geteuid() == 0 else 0),
+        PidFile(run_dir.pid_file),
+    ]
+
+
+def _limits(limits: Limits, ingredients: Ingredients) -> list[Op]:
+    ops: list[Op] = [
+        ResourceLimit(resource.RLIMIT_CORE, 0, 0),
+        ResourceLimit(resource.RLIMIT_NOFILE, 1_024, _NOFILE_MAX),
+        ResourceLimit(resource.RLIMIT_MEMLOCK, _MEMLOCK_BYTES, _MEMLOCK_BYTES),
+        Seccomp(ingredients.seccomp),
+    ]
+    if not ingredients.holds_memory:
+        memory = limits.memory_bytes
+        ops.append(ResourceLimit(resource.RLIMIT_DATA, memory, memory))
+    if not ingredients.holds_pids:
+        pids = limits.pids_max
+        ops.append(ResourceLimit(resource.RLIMIT_NPROC, pids, pids))
+    return ops

@@ -1,0 +1,28 @@
+"""What the embedded runtime is told; assembly fills it in."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def packaged_binary() -> Path:
+    """Return where the wheel keeps the native program for this machine."""
+    machine = platform.machine().replace("arm64", "aarch64")
+    return Path(__file__).resolve().parent.parent / "_native" / f"faas-native-{machine}"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedSettings:
+    """Where things are and how hard they are held."""
+
+    run_dir: Path
+    """One directory a live sandbox: its socket, its pid, what it was made of."""
+    data_dir: Path
+    """The synthetic /etc of the image `host` is built below it."""
+    tag: str
+    """Names our control groups; eight hex digits, the same for every start on this data."""
+    binary: Path
+    cgroup_policy: str = "auto"
+    """`auto`, `v1`, `v2` or `none`."""
+    threads: int = 4
+    """For blocking file work; more than the cores would only queue in the kernel."""
