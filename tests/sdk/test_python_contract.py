@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.plugins.live_gateway import LiveGateway
+from tests.plugins.live_gateway import LiveGateway, live_gateway
 
 from faas_sdk import (
     CommandFailedError,
@@ -325,3 +325,19 @@ def test_a_client_may_outlive_its_event_loop(gateway: LiveGateway) -> None:
         return output
 
     assert [asyncio.run(once()) for _ in range(2)] == ["again\n", "again\n"]
+
+
+async def test_a_stream_survives_the_death_of_its_gateway() -> None:
+    script = "for i in 1 2 3 4 5 6 7 8 9; do echo line $i; sleep 0.2; done"
+    with live_gateway() as gateway:
+        client = FaaSClient(gateway.url)
+        output = b""
+        async for event in client.stream(script):
+            if isinstance(event, OutputEvent):
+                if not output:
+                    gateway.kill()
+                    gateway.start()
+                output += event.data
+        await client.aclose()
+    assert output == b"".join(b"line %d\n" % i for i in range(1, 10))
+    assert event == ExitEvent(0, "exited", None, event.duration_ms)

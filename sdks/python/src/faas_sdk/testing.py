@@ -53,7 +53,7 @@ from faas_sdk._errors import (
     platform_errors,
 )
 from faas_sdk._fake_shell import Outcome, interpret
-from faas_sdk._models import ClientConfig
+from faas_sdk._models import ClientConfig, ExecutionMode, Runtime
 from faas_sdk._request import option_names
 from faas_sdk._sync import SyncFaaSClient
 
@@ -387,6 +387,12 @@ def _check(given: Any) -> Dict[str, Any]:
     unknown = sorted(set(body) - known)
     if unknown:
         raise InvalidArgumentError(f"unknown fields: {', '.join(unknown)}")
+    for name, kind in (("mode", ExecutionMode), ("runtime", Runtime)):
+        words = [one.value for one in kind]
+        if body.get(name, words[0]) not in words:
+            raise InvalidArgumentError(f"$.{name}: known are {', '.join(words)}")
+    if body.get("timeout_ms", 1) < 1:
+        raise InvalidArgumentError("$.timeout_ms: must be at least 1")
     if body.get("mode", "ephemeral") not in ("ephemeral", "cached"):
         raise UnsupportedError(f"the fake gateway has no mode {body['mode']}")
     return body
