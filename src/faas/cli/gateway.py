@@ -8,6 +8,7 @@ import http.client
 import json
 import secrets
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -19,7 +20,8 @@ from faas.config import ClientSettings, load_client
 _CONNECT_SECONDS_MAX = 10.0
 _IDLE_SECONDS_MAX = 60.0
 """Longer than the gateway's heartbeats (15 s) on a stream, so silence means it is gone."""
-_RECONNECTS_MAX = 5
+_RECONNECT_SECONDS = (0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
+"""Waits between attempts to take up a stream again: long enough for a gateway's restart."""
 
 Json = dict[str, object]
 
@@ -83,23 +85,21 @@ class Gateway:
     def stream(self, execution_id: str) -> Iterator[StreamEvent]:
         """Yield what an execution writes, from its start to its end, across broken connections."""
         last_id: str | None = None
-        attempts = 0
+        waits: list[float] = []
         while True:
             try:
                 for event in self._stream_once(execution_id, last_id):
-                    attempts = 0
+                    waits = list(_RECONNECT_SECONDS)
                     last_id = event.id or last_id
                     yield event
                     if event.name == "exit":
                         return
-            except (OSError, http.client.HTTPException) as failure:
-                attempts += 1
-                if attempts > _RECONNECTS_MAX:
-                    raise self._unreachable(failure) from failure
-            else:
-                attempts += 1
-                if attempts > _RECONNECTS_MAX:
-                    raise errors.UnavailableError("the gateway ended the stream too early")
+                failure: Exception = errors.UnavailableError("the gateway ended the stream early")
+            except (OSError, http.client.HTTPException) as broken:
+                failure = self._unreachable(broken)
+            if not waits:
+                raise failure
+            time.sleep(waits.pop(0))
 
     def _stream_once(self, execution_id: str, last_id: str | None) -> Iterator[StreamEvent]:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})

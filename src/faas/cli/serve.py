@@ -147,6 +147,7 @@ class _Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 backlog=_BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=_LEAVE_SECONDS,
@@ -209,8 +210,15 @@ class _Watch:
             render.say(f"draining {running} executions; Ctrl-C again leaves at once")
         self._server.stop_listening()
         await self._platform.executor.drain(grace_seconds=self._settings.drain_seconds)
-        self._server.door.close_streams()
+        await self._finish_streams()
         _log.info("drained", left_running=self._platform.executor.stats().running)
+
+    async def _finish_streams(self) -> None:
+        """Let the streams of what ended say so; cut the others, whose clients resume later."""
+        door = self._server.door
+        if door.streams:
+            await asyncio.wait(tuple(door.streams), timeout=_LEAVE_SECONDS)
+        door.close_streams()
 
 
 def _announce(platform: Platform, listener: socket.socket) -> None:
