@@ -110,11 +110,8 @@ async def test_a_cancelled_execution_says_so(client: FaaSClient) -> None:
     execution = await client.submit("cat", stdin_open=True)
     for _ in range(2):
         cancelled = await client.cancel(execution.id)
-    assert (cancelled.state, cancelled.exit_code, cancelled.reason) == (
-        "finished",
-        137,
-        "cancelled",
-    )
+    assert (cancelled.state, cancelled.reason) == ("finished", "cancelled")
+    assert cancelled.exit_code == 137
 
 
 async def test_a_key_is_one_run(client: FaaSClient) -> None:

@@ -1,5 +1,7 @@
 """Fixtures: a fake gateway, and clients of it that do not wait between attempts."""
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator, Iterator
 
 import pytest

@@ -1,5 +1,7 @@
 """The client against the fake gateway: what users do all day."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 from typing import Any
@@ -203,6 +205,23 @@ async def test_leaving_a_stream_early_ends_the_command(client: FaaSClient) -> No
     async with client.stream("cat", stdin_open=True) as stream:
         execution_id = await stream.start()
     assert (await client.wait(execution_id)).reason == "cancelled"
+
+
+async def test_the_reason_for_leaving_a_stream_is_never_hidden(
+    client: FaaSClient, gateway: FakeGateway
+) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with client.stream("cat", stdin_open=True):
+            gateway.fail_next(InvalidArgumentError)
+            raise ZeroDivisionError
+
+
+async def test_failing_to_end_a_command_that_was_left_is_told(
+    client: FaaSClient, gateway: FakeGateway
+) -> None:
+    with pytest.raises(InvalidArgumentError):
+        async with client.stream("cat", stdin_open=True):
+            gateway.fail_next(InvalidArgumentError)
 
 
 async def test_leaving_a_stream_after_its_end_cancels_nothing(

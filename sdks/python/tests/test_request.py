@@ -1,5 +1,7 @@
 """The body that goes on the wire."""
 
+from __future__ import annotations
+
 import base64
 import io
 import tarfile

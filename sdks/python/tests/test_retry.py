@@ -1,5 +1,7 @@
 """When the client tries again, and when it must not."""
 
+from __future__ import annotations
+
 import email.utils
 import time
 from collections.abc import Callable

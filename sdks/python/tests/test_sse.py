@@ -1,5 +1,7 @@
 """The stream's bytes, cut anywhere, come out once and in order."""
 
+from __future__ import annotations
+
 import base64
 import json
 
@@ -43,11 +45,7 @@ MESSAGES = [
 def test_messages_do_not_depend_on_where_chunks_are_cut(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(WIRE)]
     parser = SseParser()
-    found = [
-        one
-        for start, end in zip(edges, edges[1:], strict=False)
-        for one in parser.feed(WIRE[start:end])
-    ]
+    found = [one for start, end in zip(edges, edges[1:]) for one in parser.feed(WIRE[start:end])]
     assert found == MESSAGES
 
 

@@ -143,12 +143,18 @@ class SyncExecutionStream:
     def __exit__(
         self,
         _type: Optional[Type[BaseException]],
-        _value: Optional[BaseException],
+        value: Optional[BaseException],
         _traceback: Optional[TracebackType],
     ) -> None:
         events: Any = self._events
         self._events = None
         if events is not None:
             events.close()
-        if self.exit is None:
+        if self.exit is not None:
+            return
+        try:
             self.cancel()
+        except FaaSError:
+            # What made the caller leave says more than that the command could not be ended.
+            if value is None:
+                raise
