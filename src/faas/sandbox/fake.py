@@ -256,6 +256,8 @@ class FakeHost:
         if self._creates_to_fail:
             self._creates_to_fail -= 1
             raise SandboxBrokenError("creation fails because the test said so")
+        if spec.root.path is not None and not spec.root.path.exists():
+            raise SandboxBrokenError("the image is gone")
         self.created += 1
         self.boxes[spec.id] = _Box(spec, spec.limits)
         return FakeSandbox(self, self.boxes[spec.id])
