@@ -59,7 +59,7 @@ spec: ## write the generated specifications anew
 	@$(PY) -m faas.gateway.openapi
 
 bench: setup ## measure, side by side with others
-	@$(PY) benchmarks/run.py $(name)
+	@$(PY) -m benchmarks $(name)
 
 wheel: ## build the wheel for this platform
 	@$(PY) -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
