@@ -62,7 +62,7 @@ def build_app(
     """Make the application. `app.state.door` is its `Door`; call its `close_streams` before a
     shutdown."""
     door = Door(executor, settings, images, events, metrics)
-    endpoints = [*ENDPOINTS, *docs_endpoints(settings.version), *later.endpoints()]
+    endpoints = [*ENDPOINTS, *docs_endpoints(settings), *later.endpoints()]
     resources = _resources(door, endpoints)
     public = frozenset(row.path for row in endpoints if row.scope is None and row.is_documented)
     layers = [

@@ -13,21 +13,22 @@ from faas.gateway.door import Door
 from faas.gateway.exchange import Exchange
 from faas.gateway.replies import Headers, Reply
 from faas.gateway.routing import Answer, Endpoint
+from faas.gateway.settings import GatewaySettings
 from faas.gateway.table import ENDPOINTS
 
 
-def document(version: str) -> bytes:
+def document(settings: GatewaySettings) -> bytes:
     """The OpenAPI document of this gateway."""
-    return openapi.encode([*ENDPOINTS, *docs_endpoints(version)], version=version)
+    return openapi.encode([*ENDPOINTS, *docs_endpoints(settings)], settings)
 
 
-def docs_endpoints(version: str) -> list[Endpoint]:
+def docs_endpoints(settings: GatewaySettings) -> list[Endpoint]:
     """The two rows that tell of all others, and of themselves."""
     served: dict[str, bytes] = {}
 
     async def openapi_json(_: Door, exchange: Exchange) -> ASGIApp:
         if "document" not in served:
-            served["document"] = document(version)
+            served["document"] = document(settings)
         return Reply(served["document"])
 
     page = resources.files("faas.gateway").joinpath("docs.html").read_bytes()

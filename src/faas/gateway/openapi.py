@@ -5,6 +5,8 @@ from typing import Any
 import msgspec
 
 from faas.gateway.routing import Answer, Endpoint
+from faas.gateway.settings import GatewaySettings
+from faas.gateway.specs import ceilings
 from faas.gateway.wire import ProblemView
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -35,11 +37,21 @@ _HEADERS = {
 _SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}, {}]
 
 
-def build(endpoints: list[Endpoint], *, version: str) -> dict[str, Any]:
-    """Make the document."""
+_ONE_OF: dict[str, list[str]] = {
+    "FileField": ["content", "content_base64"],
+}
+_AT_MOST_ONE: dict[str, list[str]] = {
+    "ExecuteRequest": ["payload", "payload_base64"],
+    "StdinRequest": ["data", "data_base64"],
+}
+
+
+def build(endpoints: list[Endpoint], settings: GatewaySettings) -> dict[str, Any]:
+    """Make the document of a gateway with these settings."""
     rows = [row for row in endpoints if row.is_documented]
     kinds = _kinds(rows)
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
+    _constrain(components, settings)
     by_kind = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -48,7 +60,7 @@ def build(endpoints: list[Endpoint], *, version: str) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "FaaS platform",
-            "version": version,
+            "version": settings.version,
             "description": "Runs commands in isolated sandboxes. A command's failure is data in a"
             " 200; failures of ours are application/problem+json.",
             "license": {"name": "MIT OR Apache-2.0"},
@@ -64,12 +76,26 @@ def build(endpoints: list[Endpoint], *, version: str) -> dict[str, Any]:
     }
 
 
-def encode(endpoints: list[Endpoint], *, version: str) -> bytes:
+def encode(endpoints: list[Endpoint], settings: GatewaySettings) -> bytes:
     """The document as it is served and committed."""
-    return (
-        msgspec.json.format(msgspec.json.encode(build(endpoints, version=version)), indent=2)
-        + b"\n"
-    )
+    return msgspec.json.format(msgspec.json.encode(build(endpoints, settings)), indent=2) + b"\n"
+
+
+def _constrain(components: dict[str, Any], settings: GatewaySettings) -> None:
+    """Add what types cannot say: fields that exclude each other, this gateway's ceilings."""
+    given: dict[str, Any] = {"not": {"type": "null"}}
+    for name, fields in _ONE_OF.items():
+        components[name]["oneOf"] = [
+            {"required": [field], "properties": {field: given}} for field in fields
+        ]
+    for name, fields in _AT_MOST_ONE.items():
+        both = {"required": fields, "properties": dict.fromkeys(fields, given)}
+        components[name]["not"] = both
+    properties = components["ExecuteRequest"]["properties"]
+    for name, ceiling in ceilings(settings.limits_max).items():
+        for schema in properties[name]["anyOf"]:
+            if schema["type"] != "null":
+                schema["maximum"] = ceiling
 
 
 def _kinds(rows: list[Endpoint]) -> list[type[msgspec.Struct]]:

@@ -38,6 +38,7 @@ _ID_MAX = 65_535
 _MODE_MAX = 0o7777
 _OCTAL = re.compile(r"(?:0o)?[0-7]{1,4}")
 _MIB = 1 << 20
+_MILLIS = 1000
 
 _RUNTIMES = {
     "auto": RuntimeChoice.AUTO,
@@ -250,6 +251,18 @@ def decoded(text: str, path: str, faults: Faults) -> bytes:
         return b""
 
 
+def ceilings(most: Limits) -> dict[str, float]:
+    """The ceiling of each field, in the field's own unit."""
+    return {
+        "timeout_ms": most.timeout_ms,
+        "memory_mb": most.memory_bytes // _MIB,
+        "cpu_cores": most.cpu_millis / _MILLIS,
+        "pids_max": most.pids_max,
+        "disk_mb": most.disk_bytes // _MIB,
+        "output_limit": most.output_bytes_max,
+    }
+
+
 def _limits(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) -> Limits:
     default, most = settings.limits_default, settings.limits_max
 
@@ -257,7 +270,7 @@ def _limits(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) 
         value: float | None = getattr(request, field)
         if value is None:
             return min(default, most)
-        if value * unit > most:
+        if value > most / unit:
             faults.add(
                 f"$.{field}", f"{value} is above this gateway's ceiling of {most / unit:.15g}"
             )
@@ -267,7 +280,7 @@ def _limits(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) 
     return Limits(
         within("timeout_ms", 1, default.timeout_ms, most.timeout_ms),
         within("memory_mb", _MIB, default.memory_bytes, most.memory_bytes),
-        within("cpu_cores", 1000, default.cpu_millis, most.cpu_millis),
+        within("cpu_cores", _MILLIS, default.cpu_millis, most.cpu_millis),
         within("pids_max", 1, default.pids_max, most.pids_max),
         within("disk_mb", _MIB, default.disk_bytes, most.disk_bytes),
         within("output_limit", 1, default.output_bytes_max, most.output_bytes_max),

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import msgspec
 
 from faas.errors import InvalidArgumentError
-from faas.gateway.wire import ExecuteRequest, FileField
+from faas.gateway.wire import ExecuteRequest
 
 _FAULTS_MAX = 20
 """More faults than anyone reads in one go."""
@@ -100,7 +100,7 @@ def _object(body: bytes, faults: Faults) -> dict[str, Any]:
 
 def _unknown(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name[:64], known, n=1)
-    meant = f"; did you mean {close[0]!r}?" if close else ""
+    meant = f", did you mean {close[0]!r}?" if close else "."
     return f"is not a known field{meant} Known are: {', '.join(known)}"
 
 
@@ -113,7 +113,7 @@ def _explain(message: str, path: str, kind: object) -> tuple[str, str]:
         return path, f"{text.removeprefix('Invalid enum value ')} is not known; known are {choices}"
     if text.startswith("Object contains unknown field"):
         name = text.split("`")[1]
-        return f"{path}.{name}", _unknown(name, list(FileField.__struct_fields__))
+        return f"{path}.{name}", _unknown(name, _fields_within(kind))
     return path, _sentence(text)
 
 
@@ -127,6 +127,13 @@ def choices_of(kind: object) -> list[str]:
     if origin in (typing.Union, types.UnionType):
         return [choice for part in typing.get_args(kind) for choice in choices_of(part)]
     return []
+
+
+def _fields_within(kind: object) -> list[str]:
+    """The fields of the Structs inside an annotation."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return list(kind.__struct_fields__)
+    return [name for part in typing.get_args(kind) for name in _fields_within(part)]
 
 
 def _sentence(text: str) -> str:

@@ -7,21 +7,40 @@ document cannot differ. Both spellings of the original are answered: `stdout`/`o
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 RuntimeName = Literal["auto", "docker", "embedded", "firecracker", "microvm"]
 ModeName = Literal["branched", "cached", "checkpointed", "ephemeral", "persistent"]
 NetworkName = Literal["egress", "none"]
+IsolationName = Literal["container", "microvm", "none", "userns"]
 StateName = Literal["failed", "finished", "queued", "running"]
 StreamName = Literal["stderr", "stdout"]
 ReasonName = Literal["cancelled", "exited", "out_of_memory", "signalled", "timed_out"]
 
-Text = Annotated[str, Meta(min_length=1)]
-Path = Annotated[str, Meta(min_length=1, max_length=4096)]
+_BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+_NO_NUL = r"^[^\u0000]*$"
+_ABSOLUTE = r"^/[^\u0000]*$"
+_FILE = r"^/?([^\u0000/.][^\u0000/]*/)*[^\u0000/.][^\u0000/]*$"
+_NAME = r"^[!-~]+$"
+_ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_.\-]*$"
+_ENV_PAIR = r"^[A-Za-z_][A-Za-z0-9_.\-]*=[^\u0000]*$"
+_USER = "^[0-9]{1,4}(:[0-9]{1,4})?$"
+_OCTAL = "^[0-7]{1,4}$"
+
+
+def _says(pattern: str, **more: object) -> dict[str, object]:
+    return {"pattern": pattern, **more}
+
+
+Path = Annotated[str, Meta(min_length=1, max_length=4096, extra_json_schema=_says(_ABSOLUTE))]
 Count = Annotated[int, Meta(ge=0)]
-Base64 = Annotated[str, Meta(extra_json_schema={"contentEncoding": "base64"})]
+Base64 = Annotated[str, Meta(extra_json_schema=_says(_BASE64, contentEncoding="base64"))]
+EnvName = Annotated[str, Meta(extra_json_schema=_says(_ENV_NAME))]
+EnvPair = Annotated[str, Meta(extra_json_schema=_says(_ENV_PAIR))]
+Plain = Annotated[str, Meta(extra_json_schema=_says(_NO_NUL))]
+"""Text without NUL. What `_says` adds is for the document; `specs` refuses in better words."""
 Byte = Annotated[int, Meta(ge=0, le=255)]
 
 
@@ -36,12 +55,20 @@ class FileField(Struct, frozen=True, forbid_unknown_fields=True):
     `content_base64`."""
 
     path: Annotated[
-        Path, Meta(description="Absolute, or relative to the working directory; no `..`.")
+        str,
+        Meta(
+            min_length=1,
+            max_length=4096,
+            description="Absolute, or relative to the working directory; no `..`.",
+            extra_json_schema=_says(_FILE),
+        ),
     ]
     content: str | None = None
     content_base64: Base64 | None = None
     mode: Annotated[
-        int | str, Meta(description='Permission bits: a number, or octal text such as "0755".')
+        Annotated[int, Meta(extra_json_schema={"minimum": 0, "maximum": 0o7777})]
+        | Annotated[str, Meta(extra_json_schema=_says(_OCTAL))],
+        Meta(description='Permission bits: a number, or octal text such as "0755".'),
     ] = 0o644
 
 
@@ -49,10 +76,21 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One command to run. Everything but `command` has a default."""
 
     command: Annotated[
-        Text | Annotated[list[str], Meta(min_length=1)],
+        Annotated[Plain, Meta(min_length=1)]
+        | Annotated[
+            list[Plain],
+            Meta(
+                min_length=1,
+                extra_json_schema={
+                    "prefixItems": [{"type": "string", "minLength": 1, "pattern": _NO_NUL}]
+                },
+            ),
+        ],
         Meta(description="Text is run by `sh -c`; a list is the argument vector itself."),
     ]
-    image: Annotated[str, Meta(min_length=1, max_length=512)] | None = None
+    image: (
+        Annotated[str, Meta(min_length=1, max_length=512, extra_json_schema=_says(_NAME))] | None
+    ) = None
     runtime: Annotated[
         RuntimeName | None, Meta(description="`firecracker` is another word for `microvm`.")
     ] = None
@@ -66,7 +104,11 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Annotated[int, Meta(ge=0, description="Bytes kept of stdout, and of stderr.")] | None
     ) = None
     env_vars: Annotated[
-        dict[str, str] | list[tuple[str, str] | str] | None,
+        Annotated[
+            dict[str, Plain], Meta(extra_json_schema={"propertyNames": {"pattern": _ENV_NAME}})
+        ]
+        | list[tuple[EnvName, Plain] | EnvPair]
+        | None,
         Meta(description="An object, a list of pairs, or a list of `K=V`."),
     ] = None
     working_dir: Path | None = None
@@ -88,11 +130,14 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = None
     snapshot_id: str | None = None
     branch_from: str | None = None
-    user: Annotated[str | None, Meta(description="`uid` or `uid:gid`, numbers below 65536.")] = None
+    user: Annotated[
+        Annotated[str, Meta(extra_json_schema=_says(_USER))] | None,
+        Meta(description="`uid` or `uid:gid`, numbers below 65536."),
+    ] = None
     tty: bool = False
     network: NetworkName | None = None
     isolation: Annotated[
-        str | None, Meta(description="The least isolation accepted; never lowered.")
+        IsolationName | None, Meta(description="The least isolation accepted; never lowered.")
     ] = None
     wait: Annotated[
         bool, Meta(description="False: answer 202 as soon as the execution is stored.")
@@ -370,4 +415,4 @@ class ProblemView(Struct, frozen=True, kw_only=True):
     hint: str | None
     retryable: bool
     trace_id: str
-    details: dict[str, object] | UnsetType = UNSET
+    details: dict[str, Any] | UnsetType = UNSET
