@@ -235,7 +235,9 @@ contract FaaSBlueprint is QuietManager, IFaaSBlueprint {
     function releaseResource(uint64 serviceId, bytes32 resource) external {
         address holder = _holders[serviceId][resource];
         bool isServing = _operators[holder].active && TANGLE.isServiceOperator(serviceId, holder);
-        if (holder == address(0) || (msg.sender != holder && isServing)) revert NotHolder(msg.sender, holder);
+        if (holder == address(0) || (msg.sender != holder && isServing)) {
+            revert NotHolder(msg.sender, holder);
+        }
         delete _holders[serviceId][resource];
         emit ResourceReleased(serviceId, resource, holder);
     }
@@ -440,24 +442,25 @@ contract FaaSBlueprint is QuietManager, IFaaSBlueprint {
     // Results
 
     /// @dev A malformed result of the assignee ends the job as failed: Tangle takes no second one from it.
-    function _judge(
-        Job storage call,
-        address operator,
-        bytes32 inputsHash,
-        JobBytes.Envelope memory envelope
-    ) private view returns (Status, Rejection) {
+    function _judge(Job storage call, address operator, bytes32 inputsHash, JobBytes.Envelope memory envelope)
+        private
+        view
+        returns (Status, Rejection)
+    {
         Status now_ = call.status;
         if (now_ != Status.Pending && now_ != Status.Expired) return (now_, Rejection.NotPending);
         bool isAssignee = operator == call.operator;
         bool isTimedOut = envelope.status == uint8(Status.TimedOut);
-        bool isEnd = isTimedOut || envelope.status == uint8(Status.Done) || envelope.status == uint8(Status.Failed);
+        bool isEnd =
+            isTimedOut || envelope.status == uint8(Status.Done) || envelope.status == uint8(Status.Failed);
         if (!envelope.isWellFormed || !isEnd) {
             return isAssignee ? (Status.Failed, Rejection.None) : (now_, Rejection.Malformed);
         }
         // A call id comes back after a reorg, with other inputs: a late result of the old call is not of this one.
         if (envelope.inputsHash != inputsHash) return (now_, Rejection.OtherInputs);
         if (isAssignee) {
-            return isTimedOut ? (now_, Rejection.TimedOutByAssignee) : (Status(envelope.status), Rejection.None);
+            return
+                isTimedOut ? (now_, Rejection.TimedOutByAssignee) : (Status(envelope.status), Rejection.None);
         }
         if (isTimedOut && block.timestamp > call.deadline) return (Status.TimedOut, Rejection.None);
         return (now_, Rejection.NotAssignee);

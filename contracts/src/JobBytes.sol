@@ -41,7 +41,9 @@ library JobBytes {
         uint256 status = headWord(outputs, 0);
         uint256 length = headWord(outputs, 4);
         if (status > type(uint8).max || headWord(outputs, 3) != ENVELOPE_HEAD) return envelope;
-        if (length > size || size != ENVELOPE_HEAD + WORD + ((length + WORD - 1) / WORD) * WORD) return envelope;
+        if (length > size || size != ENVELOPE_HEAD + WORD + ((length + WORD - 1) / WORD) * WORD) {
+            return envelope;
+        }
         envelope.isWellFormed = true;
         envelope.status = uint8(status);
         envelope.inputsHash = bytes32(outputs[WORD:2 * WORD]);

@@ -58,7 +58,8 @@ abstract contract ChainFixture {
 
     function _register(uint256 index, uint256 capacity) internal returns (address operator) {
         operator = _operator(index);
-        bytes memory key = abi.encodePacked(uint8(4), keccak256(abi.encode(index)), keccak256(abi.encode(index, 1)));
+        bytes memory key =
+            abi.encodePacked(uint8(4), keccak256(abi.encode(index)), keccak256(abi.encode(index, 1)));
         vm.prank(operator);
         tangle.registerOperator(blueprintId, key, "http://127.0.0.1", abi.encode(capacity));
     }
@@ -158,11 +159,15 @@ abstract contract ChainFixture {
     }
 
     function _expectManagerRevert(bytes memory reason) internal {
-        vm.expectRevert(abi.encodeWithSelector(DevTangleTypes.ManagerReverted.selector, address(faas), reason));
+        vm.expectRevert(
+            abi.encodeWithSelector(DevTangleTypes.ManagerReverted.selector, address(faas), reason)
+        );
     }
 
     function _eq(uint256 expected, uint256 actual) internal pure {
-        require(expected == actual, string.concat("expected ", _decimal(expected), ", got ", _decimal(actual)));
+        require(
+            expected == actual, string.concat("expected ", _decimal(expected), ", got ", _decimal(actual))
+        );
     }
 
     function _eq(address expected, address actual) internal pure {

@@ -54,7 +54,9 @@ abstract contract DevBlueprints is DevManagerCaller {
         emit OperatorPreRegistered(blueprintId, msg.sender);
     }
 
-    function registerOperator(uint64 blueprintId, bytes calldata publicKey, string calldata rpcAddress) external {
+    function registerOperator(uint64 blueprintId, bytes calldata publicKey, string calldata rpcAddress)
+        external
+    {
         _register(blueprintId, publicKey, rpcAddress, "");
     }
 
@@ -78,9 +80,11 @@ abstract contract DevBlueprints is DevManagerCaller {
         emit OperatorUnregistered(blueprintId, msg.sender);
     }
 
-    function updateOperatorPreferences(uint64 blueprintId, bytes calldata publicKey, string calldata rpcAddress)
-        external
-    {
+    function updateOperatorPreferences(
+        uint64 blueprintId,
+        bytes calldata publicKey,
+        string calldata rpcAddress
+    ) external {
         Blueprint storage blueprint = _registered(blueprintId);
         if (bytes(rpcAddress).length == 0) revert OperatorRpcAddressRequired();
         if (publicKey.length != 0) {
@@ -91,8 +95,7 @@ abstract contract DevBlueprints is DevManagerCaller {
         _tryCall(
             blueprint.manager,
             abi.encodeCall(
-                Manager.onUpdatePreferences,
-                (msg.sender, abi.encode(OperatorPreferences(key, rpcAddress)))
+                Manager.onUpdatePreferences, (msg.sender, abi.encode(OperatorPreferences(key, rpcAddress)))
             )
         );
         emit OperatorPreferencesUpdated(blueprintId, msg.sender, key, rpcAddress);
@@ -162,28 +165,31 @@ abstract contract DevBlueprints is DevManagerCaller {
         key = given[:KEY_SIZE];
         bytes32 keyHash = keccak256(key);
         if (hasProof) {
-            bytes32 proven =
-                keccak256(abi.encode(KEY_PROOF_TAG, block.chainid, address(this), blueprintId, msg.sender, keyHash));
+            bytes32 proven = keccak256(
+                abi.encode(KEY_PROOF_TAG, block.chainid, address(this), blueprintId, msg.sender, keyHash)
+            );
             bytes32 digest = keccak256(abi.encodePacked("\x19Ethereum Signed Message:\n32", proven));
             address keyAddress = address(uint160(uint256(keccak256(given[1:KEY_SIZE]))));
             if (_signer(digest, given[KEY_SIZE:]) != keyAddress) revert InvalidOperatorKey();
         }
-        if (_keyOwners[blueprintId][keyHash] != address(0)) revert DuplicateOperatorKey(blueprintId, keyHash);
+        if (_keyOwners[blueprintId][keyHash] != address(0)) {
+            revert DuplicateOperatorKey(blueprintId, keyHash);
+        }
         _keyOwners[blueprintId][keyHash] = msg.sender;
         _publicKeys[blueprintId][msg.sender] = key;
     }
 
     function _signer(bytes32 digest, bytes calldata signature) internal pure returns (address) {
         if (signature.length != PROOF_SIZE) return address(0);
-        return ecrecover(
-            digest, uint8(signature[64]), bytes32(signature[:32]), bytes32(signature[32:64])
-        );
+        return ecrecover(digest, uint8(signature[64]), bytes32(signature[:32]), bytes32(signature[32:64]));
     }
 
     function _checkDefinition(BlueprintDefinition calldata definition) private pure {
         if (bytes(definition.metadataUri).length == 0) revert BlueprintMetadataRequired();
         if (definition.metadataHash == 0) revert BlueprintMetadataHashRequired();
-        if (definition.jobs.length == 0 || definition.jobs.length > type(uint8).max) revert InvalidJobIndex(0);
+        if (definition.jobs.length == 0 || definition.jobs.length > type(uint8).max) {
+            revert InvalidJobIndex(0);
+        }
         if (definition.supportedMemberships.length == 0) revert BlueprintMembershipRequired();
         if (definition.sources.length == 0) revert BlueprintSourcesRequired();
         for (uint256 i; i < definition.sources.length; ++i) {

@@ -31,13 +31,16 @@ abstract contract DevManagerCaller is DevTangleTypes {
 
     function _requiredResults(address manager, uint64 serviceId, uint8 job) internal view returns (uint32) {
         return uint32(
-            _ask(manager, abi.encodeCall(IBlueprintServiceManager.getRequiredResultCount, (serviceId, job)), 1)
+            _ask(
+                manager, abi.encodeCall(IBlueprintServiceManager.getRequiredResultCount, (serviceId, job)), 1
+            )
         );
     }
 
     function _requiresAggregation(address manager, uint64 serviceId, uint8 job) internal view returns (bool) {
         return
-            _ask(manager, abi.encodeCall(IBlueprintServiceManager.requiresAggregation, (serviceId, job)), 1) != 0;
+            _ask(manager, abi.encodeCall(IBlueprintServiceManager.requiresAggregation, (serviceId, job)), 1)
+                != 0;
     }
 
     function _allows(address manager, bytes memory question) internal view returns (bool) {

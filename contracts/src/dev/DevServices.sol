@@ -82,7 +82,8 @@ abstract contract DevServices is DevBlueprints {
         request.isOver = true;
         emit ServiceRejected(requestId, msg.sender);
         _tryCall(
-            _blueprints[request.blueprintId].manager, abi.encodeCall(Manager.onReject, (msg.sender, requestId))
+            _blueprints[request.blueprintId].manager,
+            abi.encodeCall(Manager.onReject, (msg.sender, requestId))
         );
     }
 
@@ -141,7 +142,9 @@ abstract contract DevServices is DevBlueprints {
     /// @notice On a development chain the admin may do it as well as the manager.
     function forceRemoveOperator(uint64 serviceId, address operator) external {
         Service storage service = _active(serviceId);
-        if (msg.sender != _blueprints[service.blueprintId].manager && msg.sender != ADMIN) revert Unauthorized();
+        if (msg.sender != _blueprints[service.blueprintId].manager && msg.sender != ADMIN) {
+            revert Unauthorized();
+        }
         _removeOperator(serviceId, service, operator);
     }
 
@@ -194,7 +197,9 @@ abstract contract DevServices is DevBlueprints {
         if (request.requester == address(0)) revert ServiceRequestNotFound(requestId);
         if (request.isOver) revert ServiceRequestAlreadyProcessed(requestId);
         _requireStaked(msg.sender);
-        if (block.timestamp > request.createdAt + REQUEST_GRACE) revert ServiceRequestExpiredError(requestId);
+        if (block.timestamp > request.createdAt + REQUEST_GRACE) {
+            revert ServiceRequestExpiredError(requestId);
+        }
         for (uint256 i; i < request.operators.length; ++i) {
             if (request.operators[i] == msg.sender) return request;
         }
@@ -211,7 +216,8 @@ abstract contract DevServices is DevBlueprints {
         _mustCall(
             _blueprints[request.blueprintId].manager,
             abi.encodeCall(
-                Manager.onRequest, (requestId, msg.sender, request.operators, config, request.ttl, token, amount)
+                Manager.onRequest,
+                (requestId, msg.sender, request.operators, config, request.ttl, token, amount)
             )
         );
     }

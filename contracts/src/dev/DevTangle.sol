@@ -25,7 +25,8 @@ contract DevTangle is DevServices {
     mapping(uint64 serviceId => mapping(uint64 callId => address[])) private _quotedOperators;
     mapping(uint64 serviceId => mapping(uint64 callId => mapping(address operator => uint256))) public
         getJobQuotedPrice;
-    mapping(uint64 serviceId => mapping(uint64 callId => mapping(address operator => bool))) private _hasAnswered;
+    mapping(uint64 serviceId => mapping(uint64 callId => mapping(address operator => bool))) private
+        _hasAnswered;
     mapping(uint64 blueprintId => mapping(uint8 job => uint256)) private _jobRates;
     mapping(bytes32 digest => bool) private _usedQuotes;
 
@@ -119,9 +120,13 @@ contract DevTangle is DevServices {
         _inputsHashes[serviceId][callId] = keccak256(inputs);
     }
 
-    function _tellJobCall(uint64 blueprintId, uint64 serviceId, uint8 job, uint64 callId, bytes calldata inputs)
-        private
-    {
+    function _tellJobCall(
+        uint64 blueprintId,
+        uint64 serviceId,
+        uint8 job,
+        uint64 callId,
+        bytes calldata inputs
+    ) private {
         _mustCall(
             _blueprints[blueprintId].manager,
             abi.encodeCall(Manager.onJobCall, (serviceId, job, callId, inputs))

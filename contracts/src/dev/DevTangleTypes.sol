@@ -179,18 +179,12 @@ interface DevTangleTypes {
         uint64 indexed blueprintId, address indexed operator, bytes ecdsaPublicKey, string rpcAddress
     );
     event ServiceRequested(
-        uint64 indexed requestId,
-        uint64 indexed blueprintId,
-        address indexed requester,
-        uint8 confidentiality
+        uint64 indexed requestId, uint64 indexed blueprintId, address indexed requester, uint8 confidentiality
     );
     event ServiceApproved(uint64 indexed requestId, address indexed operator);
     event ServiceRejected(uint64 indexed requestId, address indexed operator);
     event ServiceActivated(
-        uint64 indexed serviceId,
-        uint64 indexed requestId,
-        uint64 indexed blueprintId,
-        uint8 confidentiality
+        uint64 indexed serviceId, uint64 indexed requestId, uint64 indexed blueprintId, uint8 confidentiality
     );
     event ServiceTerminated(uint64 indexed serviceId);
     event JobSubmitted(

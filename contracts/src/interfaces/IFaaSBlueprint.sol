@@ -164,5 +164,8 @@ interface IFaaSBlueprint {
     /// @notice Whether the operator had this call and lost it, or spoilt its one answer.
     function hadItsChance(uint64 serviceId, uint64 callId, address operator) external view returns (bool);
     /// @notice Who would get a job with this call id now; zero when nobody is free.
-    function previewOperator(uint64 serviceId, uint64 callId, bytes32 resource) external view returns (address);
+    function previewOperator(uint64 serviceId, uint64 callId, bytes32 resource)
+        external
+        view
+        returns (address);
 }
