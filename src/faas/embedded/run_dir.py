@@ -5,16 +5,16 @@ starts next knows from it what there may be to take back or away.
 """
 
 import contextlib
-import json
 import os
 import select
 import shutil
 import signal
 import socket
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+
+import msgspec
 
 from faas.embedded.cgroups import Leaf
 from faas.ids import SandboxId
@@ -63,18 +63,15 @@ class RunDir:
     def create(self, meta: Meta) -> None:
         """Make it and write the intent."""
         self.path.mkdir(mode=0o700)
-        (self.path / "meta.json").write_text(json.dumps(asdict(meta)))
+        (self.path / "meta.json").write_bytes(msgspec.json.encode(meta))
 
     def meta(self) -> Meta | None:
         """Read what was written; None when it was never whole."""
         try:
-            raw = cast("dict[str, object]", json.loads((self.path / "meta.json").read_text()))
-            if raw.get("version") != _META_VERSION:
-                return None
-            raw["env"] = [(key, value) for key, value in cast("list[list[str]]", raw["env"])]
-            return Meta(**raw)  # pyright: ignore[reportArgumentType]  our own file, by version
-        except (OSError, ValueError, TypeError, KeyError):
+            meta = msgspec.json.decode((self.path / "meta.json").read_bytes(), type=Meta)
+        except (OSError, msgspec.MsgspecError):
             return None
+        return meta if meta.version == _META_VERSION else None
 
     def listen(self) -> socket.socket:
         """Make the socket on which the agent will listen."""
