@@ -23,6 +23,7 @@ from faas_sdk import (
     RuntimeUnavailableError,
     SyncFaaSClient,
     UnsupportedError,
+    run,
 )
 
 pytestmark = pytest.mark.needs_root
@@ -121,6 +122,14 @@ async def test_three_at_once_get_their_own_answers(client: FaaSClient) -> None:
 async def test_exit_code_and_streams_are_kept_apart(client: FaaSClient) -> None:
     result = await client.execute('echo "fatal error" >&2; exit 17')
     assert (result.exit_code, result.stdout, result.stderr) == (17, "", "fatal error\n")
+
+
+async def test_one_line_runs_code_or_a_command(gateway: LiveGateway) -> None:
+    assert await run("print(6 * 7)", base_url=gateway.url) == "42\n"
+    assert await run("echo $((6 * 7))", "sh", gateway.url) == "42\n"
+    assert await run("echo 42", "command", gateway.url) == "42\n"
+    with pytest.raises(CommandFailedError):
+        await run("raise SystemExit(3)", base_url=gateway.url)
 
 
 async def test_a_signal_is_named(client: FaaSClient) -> None:

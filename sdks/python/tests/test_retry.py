@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import json
 import time
 from collections.abc import Callable
 
@@ -169,11 +170,23 @@ async def test_an_unwell_gateway_still_answers_its_health() -> None:
         assert (await client.health_check())["status"] == "unhealthy"
 
 
-async def test_no_answer_in_time_is_not_asked_again() -> None:
-    script = Script(httpx.ReadTimeout("slow"))
+async def test_a_command_that_was_not_answered_in_time_is_ended() -> None:
+    running = httpx.Response(202, json={"execution_id": "exec-1", "state": "running"})
+    script = Script(httpx.ReadTimeout("slow"), running)
     async with client_of(script) as client:
         with pytest.raises(DeadlineExceededError, match="within 31 s"):
             await client.execute("sleep 9", timeout_ms=1000)
+    asked, found, cancelled = script.seen
+    assert found.headers["Idempotency-Key"] == asked.headers["Idempotency-Key"]
+    assert json.loads(found.content) == {**json.loads(asked.content), "wait": False}
+    assert cancelled.url.path == "/api/v1/executions/exec-1/cancel"
+
+
+async def test_a_read_that_is_not_answered_in_time_is_not_asked_again() -> None:
+    script = Script(httpx.ReadTimeout("slow"))
+    async with client_of(script) as client:
+        with pytest.raises(DeadlineExceededError, match="within 30 s"):
+            await client.get_metrics()
     assert len(script.seen) == 1
 
 

@@ -48,7 +48,9 @@ def broken(error: httpx.HTTPError, call: Call) -> Failure:
     """Sort a transport's failure: was it before the gateway could have taken the request?"""
     if isinstance(error, httpx.ReadTimeout):
         message = f"no answer from the gateway within {call.read_seconds:g} s"
-        return Failure(DeadlineExceededError(message), is_retryable=False, cause=error)
+        hint = "for long work: raise ClientConfig.timeout, or submit() and wait()"
+        late = DeadlineExceededError(message, hint=hint)
+        return Failure(late, is_retryable=False, cause=error)
     if isinstance(error, (httpx.TransportError, httpx.StreamError)):
         never_taken = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
         reason = str(error) or type(error).__name__

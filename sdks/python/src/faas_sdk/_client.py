@@ -37,7 +37,7 @@ from faas_sdk._answers import (
 from faas_sdk._cache import ResultCache
 from faas_sdk._cache import cache_key as name_request
 from faas_sdk._connection import GIVEN_UP, in_thread
-from faas_sdk._errors import FaaSError
+from faas_sdk._errors import DeadlineExceededError, FaaSError
 from faas_sdk._events import Listener, Listeners
 from faas_sdk._languages import CodeCommand, bash, javascript, python, typescript
 from faas_sdk._metrics import ClientMetrics
@@ -492,7 +492,7 @@ class FaaSClient:
         )
         try:
             return json_of(await self._transport.send(call))
-        except GIVEN_UP:
+        except (*GIVEN_UP, DeadlineExceededError):
             if is_waiting and own_key is None:
                 await self._abandon(call)
             raise

@@ -38,7 +38,7 @@ from faas_sdk._answers import (
 from faas_sdk._cache import ResultCache
 from faas_sdk._cache import cache_key as name_request
 from faas_sdk._connection import GIVEN_UP, right_here
-from faas_sdk._errors import FaaSError
+from faas_sdk._errors import DeadlineExceededError, FaaSError
 from faas_sdk._events import Listener, Listeners
 from faas_sdk._languages import CodeCommand, bash, javascript, python, typescript
 from faas_sdk._metrics import ClientMetrics
@@ -485,7 +485,7 @@ class SyncFaaSClient:
         )
         try:
             return json_of(self._transport.send(call))
-        except GIVEN_UP:
+        except (*GIVEN_UP, DeadlineExceededError):
             if is_waiting and own_key is None:
                 self._abandon(call)
             raise
