@@ -8,6 +8,7 @@ it stops everything in reverse. Commands that still run then are left to the nex
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from faas.cleanup import Cleanup
 from faas.clock import Clock, SystemClock
@@ -18,21 +19,7 @@ from faas.events import EventBus
 from faas.executor.executor import PlatformExecutor
 from faas.executor.recovery import RecoveryReport
 from faas.executor.settings import ExecutorSettings, Retention
-
-try:
-    from faas.images import ImageStore
-except ImportError:  # the image store is being written; until then there is the host image only
-    from faas.sandbox.protocols import RootFilesystem
-
-    class ImageStore:
-        def __init__(self, *_: object) -> None: ...
-        def resolve(self, reference: str) -> RootFilesystem:
-            return RootFilesystem("host", None)
-
-        def list(self) -> list[object]:
-            return []
-
-
+from faas.images import ImageStore, UnpackLimits
 from faas.metrics import Metrics
 from faas.model import Limits
 from faas.sandbox.fake import FakeRuntime, NoopRuntime
@@ -73,7 +60,8 @@ async def open_platform(
         cleanup.push(data_dir.release)
         events, metrics = EventBus(), Metrics()
         events.listen(metrics.on_event)
-        images = open_images(settings, data_dir)
+        images = open_images(settings, data_dir.images_dir)
+        images.reclaim()
         registry = open_registry(settings, data_dir, clock=clock, events=events)
         executor = PlatformExecutor(
             _executor_settings(settings, data_dir),
@@ -87,9 +75,10 @@ async def open_platform(
         yield Platform(settings, data_dir, executor, registry, images, events, metrics, recovered)
 
 
-def open_images(settings: Settings, data_dir: DataDir) -> ImageStore:
-    """Open the image store."""
-    return ImageStore(data_dir.images_dir, settings.image_aliases)
+def open_images(settings: Settings, directory: Path) -> ImageStore:
+    """Open the image store in `directory`."""
+    limits = UnpackLimits(bytes_max=settings.image_bytes_max)
+    return ImageStore(directory, settings.image_aliases, limits=limits)
 
 
 def open_registry(

@@ -38,6 +38,7 @@ class Finding:
     hint: str | None = None
     duration_ms: float = 0.0
     is_runtime: bool = False
+    state_else: str = "MISSING"
 
 
 @click.command()
@@ -61,7 +62,7 @@ def _show(findings: list[Finding]) -> None:
     rows = [
         (
             finding.name,
-            "ok" if finding.is_well else "MISSING",
+            "ok" if finding.is_well else finding.state_else,
             f"{finding.duration_ms:.1f}" if finding.duration_ms else "-",
             finding.detail,
         )
@@ -164,5 +165,5 @@ def _gateway(_settings: Settings) -> Finding:
     try:
         health = Gateway.at(None).get("/health")
     except FaasError as failure:
-        return Finding("gateway", is_well=False, detail=failure.message, hint="faas serve")
+        return Finding("gateway", is_well=False, detail=failure.message, state_else="off")
     return Finding("gateway", is_well=True, detail=f"{health.get('status')}")
