@@ -14,7 +14,7 @@ fi
 
 failed=0
 if [[ $# -eq 0 ]]; then
-    for check in "ruff check ." "ruff format --check src tests scripts" basedpyright lint-imports; do
+    for check in "ruff check ." "ruff format --check src tests scripts" basedpyright "basedpyright -p sdks/python" lint-imports; do
         echo "== $check"
         $check || failed=1
     done
