@@ -238,5 +238,6 @@ def _announce(platform: Platform, listener: socket.socket) -> None:
     if (found := platform.recovered).adopted or found.queued or found.failed:
         render.say(f"  took up {found.adopted} running and {found.queued} waiting executions")
     key = " -H 'Authorization: Bearer KEY'" if settings.api_keys else ""
-    render.say(f'\n  curl {url}/api/v1/execute{key} --json \'{{"command": "echo hello"}}\'\n')
+    body = "-H 'Content-Type: application/json' -d '{\"command\": \"echo hello\"}'"
+    render.say(f"\n  curl {url}/api/v1/execute{key} {body}\n")
     _log.info("gateway started", url=url, version=__version__)
