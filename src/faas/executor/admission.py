@@ -22,8 +22,8 @@ CHARGE_SECONDS_MIN = 0.001
 _MEAN_WEIGHT = 0.1
 """Of the newest sample in a running mean: the last ten or so count."""
 
-_IDLE_TENANTS_MAX = 1024
-"""Idle tenants that are remembered for what they still owe."""
+TENANTS_REMEMBERED_MAX = 256
+"""Past this, idle tenants are forgotten with what they owe: every turn looks at all of them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -126,7 +126,7 @@ class Admission:
     def _share(self, tenant: Tenant) -> _Share:
         share = self._shares.get(tenant.id)
         if share is None:
-            if len(self._shares) >= _IDLE_TENANTS_MAX:
+            if len(self._shares) >= TENANTS_REMEMBERED_MAX:
                 self._forget_idle()
             self._order += 1
             share = _Share(tenant, self._order, self._virtual_seconds)
@@ -139,9 +139,7 @@ class Admission:
 
     def _forget_idle(self) -> None:
         self._shares = {
-            name: share
-            for name, share in self._shares.items()
-            if share.running or share.waiting or share.virtual_seconds > self._virtual_seconds
+            name: share for name, share in self._shares.items() if share.running or share.waiting
         }
 
     def _queue(self, ticket: Ticket) -> Ticket:

@@ -1,0 +1,217 @@
+"""Filled ahead, handed out once, given back by the rule."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from faas.clock import FakeClock
+from faas.errors import SandboxBrokenError
+from faas.executor.background import Background
+from faas.executor.warm_pool import REFILL_CONCURRENCY, Template, WarmPool
+from faas.model import NetworkMode
+from faas.sandbox.protocols import RootFilesystem
+
+ROOT = RootFilesystem(digest="host", path=None)
+
+
+def template(digest: str = "host") -> Template:
+    return Template("fake", digest, NetworkMode.NONE, 1)
+
+
+@dataclass(eq=False)
+class Box:
+    template: Template
+    is_alive: bool = True
+
+
+@dataclass
+class Shop:
+    """A pool, and everything that was made for it and destroyed by it."""
+
+    size_max: int = 8
+    clock: FakeClock = field(default_factory=FakeClock)
+    background: Background = field(default_factory=Background)
+    made: list[Box] = field(default_factory=list)
+    destroyed: list[tuple[Box, str]] = field(default_factory=list)
+    gate: asyncio.Event | None = None
+    at_once: int = 0
+    at_once_max: int = 0
+    fails: bool = False
+    tries: int = 0
+
+    def __post_init__(self) -> None:
+        self.pool = WarmPool(
+            size_max=self.size_max,
+            idle_seconds=60,
+            make=self.make,
+            destroy=lambda box, reason: self.destroyed.append((box, reason)),
+            clock=self.clock,
+            background=self.background,
+        )
+
+    async def make(self, template: Template, root: RootFilesystem) -> Box:
+        self.tries += 1
+        self.at_once += 1
+        self.at_once_max = max(self.at_once_max, self.at_once)
+        try:
+            if self.gate is not None:
+                await self.gate.wait()
+            if self.fails:
+                raise SandboxBrokenError
+            self.made.append(Box(template))
+            return self.made[-1]
+        finally:
+            self.at_once -= 1
+
+    def ready(self, digest: str = "host") -> int:
+        stats = self.pool.templates().get(template(digest))
+        return 0 if stats is None else stats.ready
+
+    async def tick(self, seconds: float = 1.0) -> None:
+        await self.clock.advance(seconds)
+        self.pool.tick()
+        await settle()
+
+
+async def settle() -> None:
+    for _ in range(40):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def shop():
+    opened = Shop()
+    yield opened
+    await opened.background.aclose()
+
+
+async def test_the_floor_is_filled_from_the_start(shop):
+    shop.pool.keep(template(), ROOT, floor=3)
+    await settle()
+    assert shop.ready() == 3
+
+
+async def test_what_is_taken_is_handed_out_once_and_replaced(shop):
+    shop.pool.keep(template(), ROOT, floor=3)
+    await settle()
+    taken = []
+    for _ in range(20):
+        taken.append(shop.pool.take(template(), ROOT))
+        await settle()
+    assert None not in taken
+    assert len(set(map(id, taken))) == 20
+    assert shop.ready() == 3
+
+
+async def test_an_empty_pool_says_none_at_once(shop):
+    shop.gate = asyncio.Event()
+    shop.pool.keep(template(), ROOT, floor=3)
+    assert shop.pool.take(template(), ROOT) is None
+
+
+async def test_refilling_is_bounded_at_once(shop):
+    shop.gate = asyncio.Event()
+    shop.pool.keep(template(), ROOT, floor=6)
+    await settle()
+    shop.gate.set()
+    await settle()
+    assert shop.ready() == 6
+    assert shop.at_once_max == REFILL_CONCURRENCY
+
+
+async def test_an_image_that_was_asked_for_is_kept_ready_a_while(shop):
+    assert shop.pool.take(template("other"), ROOT) is None
+    await settle()
+    assert shop.ready("other") == 1
+    await shop.tick(30)
+    assert shop.ready("other") == 1
+    await shop.tick(31)
+    assert shop.ready("other") == 0
+    await shop.tick()
+    assert template("other") not in shop.pool.templates()
+
+
+async def test_more_demand_keeps_more_ready(shop):
+    for _ in range(300):
+        shop.pool.take(template(), ROOT)
+        await shop.clock.advance(0.01)
+        await settle()
+    busy = shop.ready()
+    assert busy >= 3
+    await shop.tick(59)
+    assert shop.ready() == 1
+    assert busy - 1 == sum(reason == "not needed" for _, reason in shop.destroyed)
+
+
+async def test_the_pool_never_holds_more_than_its_maximum(shop):
+    shop.pool.keep(template(), ROOT, floor=100)
+    for digest in "abcdef":
+        shop.pool.take(template(digest), ROOT)
+    await settle()
+    assert sum(stats.ready for stats in shop.pool.templates().values()) <= 8
+
+
+async def test_a_busy_template_takes_the_place_of_the_one_least_recently_asked_for(shop):
+    for digest in "abcdefgh":
+        shop.pool.take(template(digest), ROOT)
+        await shop.clock.advance(0.1)
+        await settle()
+    assert [shop.ready(d) for d in "abcdefgh"] == [1] * 8
+    shop.pool.take(template("new"), ROOT)
+    await settle()
+    assert shop.ready("new") == 1
+    assert shop.ready("a") == 0
+    assert [(box.template.image_digest, why) for box, why in shop.destroyed] == [
+        ("a", "place needed")
+    ]
+
+
+async def test_the_dead_are_noticed_and_replaced(shop):
+    shop.pool.keep(template(), ROOT, floor=3)
+    await settle()
+    shop.made[0].is_alive = False
+    await shop.tick()
+    assert shop.destroyed == [(shop.made[0], "found dead")]
+    assert shop.ready() == 3
+
+
+async def test_the_dead_are_never_handed_out(shop):
+    shop.pool.keep(template(), ROOT, floor=3)
+    await settle()
+    for box in shop.made:
+        box.is_alive = False
+    assert shop.pool.take(template(), ROOT) is None
+    assert len(shop.destroyed) == 3
+
+
+async def test_a_template_that_cannot_be_made_is_tried_less_and_less(shop):
+    shop.fails = True
+    shop.pool.keep(template(), ROOT, floor=1)
+    await settle()
+    for _ in range(60):
+        await shop.tick(1)
+    assert 4 <= shop.tries <= 10
+    shop.fails = False
+    await shop.tick(31)
+    assert shop.ready() == 1
+
+
+async def test_an_image_that_is_removed_gives_its_sandboxes_back(shop):
+    shop.pool.keep(template(), ROOT, floor=2)
+    await settle()
+    shop.pool.forget_image("host")
+    assert [why for _, why in shop.destroyed] == ["image removed"] * 2
+    await shop.tick()
+    assert shop.ready() == 0
+
+
+async def test_a_closed_pool_gives_everything_back_even_what_is_being_made(shop):
+    shop.gate = asyncio.Event()
+    shop.pool.keep(template(), ROOT, floor=2)
+    await settle()
+    shop.pool.close()
+    shop.gate.set()
+    await settle()
+    assert shop.ready() == 0
+    assert len(shop.destroyed) == len(shop.made) == 2
