@@ -107,8 +107,13 @@ build_native() {
 }
 
 install_test_packages() {
-    # shellcheck disable=SC2046  one package a word
-    apt_install $(sed 's/#.*//' scripts/test_packages.txt)
+    local package command wanted=()
+    while read -r package command _; do
+        [[ -z $package || $package == '#'* ]] && continue
+        [[ -n $command && $command != '#'* ]] && command -v "$command" >/dev/null && continue
+        wanted+=("$package")
+    done <scripts/test_packages.txt
+    [[ ${#wanted[@]} -eq 0 ]] || apt_install "${wanted[@]}"
 }
 
 make_venv

@@ -18,6 +18,10 @@ if [[ $# -eq 0 ]]; then
         echo "== $check"
         $check || failed=1
     done
+    if [[ -d contracts ]]; then
+        echo "== contracts"
+        sh scripts/contracts.sh check || failed=1
+    fi
     set -- tests sdks/python/tests
 fi
 echo "== pytest $*"
