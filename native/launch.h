@@ -1,0 +1,25 @@
+/* Making sandboxes: the launcher, and what its child does until it is the agent. */
+#ifndef FAAS_LAUNCH_H
+#define FAAS_LAUNCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "plan.h"
+
+int launch_main(int argc, char **argv);
+
+/* sandbox.c */
+enum gate { GATE_MAPPED = 'm', GATE_GO = 'g', GATE_STEP_MAX = 512 };
+/* In the new namespaces; becomes the agent or tells the gate what failed. Never returns. */
+_Noreturn void sandbox_main(const struct plan *plan, int listener, int gate, bool brings_lo_up);
+
+/* netns.c */
+/* Start making network namespaces ahead of time; without it netns_take finds none. */
+void netns_start(void);
+/* One that nobody had before, lo up; -1 when there is none ready. */
+int netns_take(void);
+bool netns_lo_up(void);
+bool netns_is_maker(int pid);
+
+#endif
