@@ -12,7 +12,7 @@ from faas.gateway.problems import UnsupportedMediaTypeError
 from faas.gateway.settings import GatewaySettings
 from faas.tenancy import Principal
 
-_NUMBER = re.compile(r"\d{1,15}")
+_NUMBER = re.compile(r"\d{1,16}")
 _QUERY_FIELDS_MAX = 32
 
 

@@ -123,20 +123,22 @@ async def cancel_execution(door: Door, exchange: Exchange) -> Reply:
 async def write_stdin(door: Door, exchange: Exchange) -> Reply:
     """`POST /api/v1/executions/{id}/stdin`"""
     execution_id = execution_id_of(exchange)
+    query = exchange.query("offset", "last")
+    offset: int | None = number(query, "offset")
+    is_last = choice(query, "last", ("false", "true")) == "true"
     if exchange.media_type() == "application/octet-stream":
-        query = exchange.query("offset", "last")
-        offset: int | None = number(query, "offset")
-        is_last = choice(query, "last", ("false", "true")) == "true"
         data = await exchange.body()
     else:
-        data, offset, is_last = await _stdin_json(exchange)
+        request, data = await _stdin_json(exchange)
+        offset = offset if request.offset is None else request.offset
+        is_last = is_last or request.last
     taken = await door.executor.write_stdin(
         execution_id, exchange.principal, data, offset=offset, is_last=is_last
     )
     return Reply(encode(StdinView(execution_id, taken)))
 
 
-async def _stdin_json(exchange: Exchange) -> tuple[bytes, int | None, bool]:
+async def _stdin_json(exchange: Exchange) -> tuple[StdinRequest, bytes]:
     try:
         exchange.require_json()
     except UnsupportedMediaTypeError as refused:
@@ -144,16 +146,15 @@ async def _stdin_json(exchange: Exchange) -> tuple[bytes, int | None, bool]:
         raise UnsupportedMediaTypeError(
             refused.message, hint="send raw bytes or JSON", details={"supported": supported}
         ) from refused
-    exchange.query()
     request = decode(await exchange.body(), StdinRequest)
     if request.data_base64 is None:
-        return (request.data or "").encode(), request.offset, request.last
+        return request, (request.data or "").encode()
     faults = Faults()
     if request.data is not None:
         faults.add("$.data_base64", "was given beside `data`; give one of the two")
     data = decoded(request.data_base64, "$.data_base64", faults)
     faults.raise_if_any()
-    return data, request.offset, request.last
+    return request, data
 
 
 def execution_id_of(exchange: Exchange) -> ExecutionId:

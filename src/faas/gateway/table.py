@@ -161,10 +161,12 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             Parameter(
                 "offset",
                 "query",
-                "With raw bytes: where they begin.",
+                "Where the data begin, when the body does not say.",
                 {"type": "integer", "minimum": 0, "maximum": 2**53},
             ),
-            _choice("last", "With raw bytes: close stdin afterwards.", "true", "false"),
+            _choice(
+                "last", "Close stdin afterwards, when the body does not say so.", "true", "false"
+            ),
         ),
         body=StdinRequest,
         body_media_types=("application/json", "application/octet-stream"),
@@ -188,15 +190,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         (
             _ID,
             Parameter(
-                "Last-Event-ID",
-                "header",
-                "Id of the last event seen.",
-                {"type": "string", "pattern": "^[0-9]{1,15}-[0-9]{1,15}$"},
-            ),
-            Parameter(
                 "last_event_id",
                 "query",
-                "The same, for clients that cannot set headers.",
+                "As the header Last-Event-ID, for clients that cannot set it; the header wins.",
                 {"type": "string", "pattern": "^[0-9]{1,15}-[0-9]{1,15}$"},
             ),
         ),

@@ -21,8 +21,8 @@ ReasonName = Literal["cancelled", "exited", "out_of_memory", "signalled", "timed
 
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _NO_NUL = r"^[^\u0000]*$"
-_ABSOLUTE = r"^/[^\u0000]*$"
-_FILE = r"^/?([^\u0000/.][^\u0000/]*/)*[^\u0000/.][^\u0000/]*$"
+_ABSOLUTE = r"^(/[^\u0000/]{0,255})+$"
+_FILE = r"^/?([^\u0000/.][^\u0000/]{0,254}/)*[^\u0000/.][^\u0000/]{0,254}$"
 _NAME = r"^[!-~]+$"
 _ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_.\-]*$"
 _ENV_PAIR = r"^[A-Za-z_][A-Za-z0-9_.\-]*=[^\u0000]*$"

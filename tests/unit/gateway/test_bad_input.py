@@ -173,7 +173,7 @@ async def test_a_body_that_does_not_tell_its_size_is_cut_off_while_it_is_read(
     gateway = await open_gateway(GatewaySettings(body_bytes_max=1000))
     sent = 0
 
-    async def endless():  # noqa: ANN202
+    async def endless():
         nonlocal sent
         for _ in range(1000):
             sent += 100
