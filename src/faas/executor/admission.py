@@ -96,6 +96,10 @@ class Admission:
         self._serve()
         return ticket
 
+    def stand_aside(self, tenant: Tenant) -> Ticket:
+        """Return a ticket of an execution that will only be ended: it takes nobody's place."""
+        return Ticket(self._share(tenant))
+
     def leave(self, ticket: Ticket) -> None:
         """Give the ticket back, whether it was granted or not; lets the next ones run."""
         share = ticket.share

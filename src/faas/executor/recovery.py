@@ -68,6 +68,9 @@ class RecoveryReport:
     reclaimed: Mapping[str, ReclaimReport] = field(default_factory=dict[str, ReclaimReport])
 
 
+Adopted = tuple[GuardedSandbox, Process | None]
+
+
 class Recovery:
     """One start's look at the ledger and the host."""
 
@@ -93,10 +96,14 @@ class Recovery:
     async def run(self) -> tuple[RecoveryReport, list[Active]]:
         """Return what was found, and the executions to drive to their end."""
         live = self._ledger.live()
+        placed = [entry for entry in live if entry.state is ExecutionState.RUNNING]
         gate = asyncio.Semaphore(ADOPT_CONCURRENCY)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._take_up(entry, gate)) for entry in live]
-        actives = [task.result() for task in tasks]
+            tasks = [group.create_task(self._adopt(entry, gate)) for entry in placed]
+        found = {entry.id: task.result() for entry, task in zip(placed, tasks, strict=True)}
+        # Those that run take their places before those that wait are served.
+        order = sorted(live, key=lambda entry: not _runs(found.get(entry.id)))
+        actives = [self._take_up(entry, found.get(entry.id)) for entry in order]
         adopted = [active for active in actives if active.process is not None]
         doomed = [active for active in actives if active.doom is not None]
         report = RecoveryReport(
@@ -110,11 +117,9 @@ class Recovery:
         )
         return report, actives
 
-    async def _take_up(self, entry: Beginning, gate: asyncio.Semaphore) -> Active:
+    def _take_up(self, entry: Beginning, found: Adopted | None) -> Active:
         if entry.state is ExecutionState.QUEUED:
             return self._anew(entry)
-        async with gate:
-            found = await self._adopt(entry)
         if found is None:
             return self._doomed(entry, SandboxBrokenError(LOST), was_started=True)
         sandbox, process = found
@@ -128,12 +133,12 @@ class Recovery:
         active.overdue_ns = overdue_ns(active, self._clock)
         return active
 
-    async def _adopt(self, entry: Beginning) -> tuple[GuardedSandbox, Process | None] | None:
+    async def _adopt(self, entry: Beginning, gate: asyncio.Semaphore) -> Adopted | None:
         runtime = self._registry.get(entry.runtime or "")
         if runtime is None or entry.sandbox_id is None:
             return None
         try:
-            async with asyncio.timeout(ADOPT_SECONDS_MAX):
+            async with gate, asyncio.timeout(ADOPT_SECONDS_MAX):
                 sandbox = await runtime.adopt(entry.sandbox_id)
                 if sandbox is None:
                     return None
@@ -158,8 +163,7 @@ class Recovery:
         return active
 
     def _doomed(self, entry: Beginning, doom: FaasError, *, was_started: bool) -> Active:
-        ticket = self._admission.enter_recovered(Tenant(entry.tenant), is_running=True)
-        active = self._active(entry, ticket)
+        active = self._active(entry, self._admission.stand_aside(Tenant(entry.tenant)))
         active.doom = doom
         active.was_started = was_started
         return active
@@ -188,3 +192,7 @@ class Recovery:
     def _remove_spool_strangers(self, actives: list[Active]) -> int:
         known = self._ledger.spooled() | {active.entry.id for active in actives}
         return remove_strangers(self._settings.spool_dir, known)
+
+
+def _runs(found: Adopted | None) -> bool:
+    return found is not None and found[1] is not None
