@@ -1,7 +1,5 @@
 """Every example runs, as a user runs it: a process, against a gateway process."""
 
-# ruff: noqa: TID251  the examples run in this environment
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A gateway as users have it: a process, on a free port, with a data directory of its own."""
 
-# ruff: noqa: TID251  a test harness has no configuration and no clock to be given
-
 import os
 import shutil
 import signal
