@@ -56,7 +56,7 @@ docs: ## write the generated pages anew
 	@$(PY) scripts/generate_docs.py
 
 spec: ## write the generated specifications anew
-	@$(PY) -m faas.gateway.openapi
+	@$(PY) scripts/generate_spec.py
 
 bench: setup ## measure, side by side with others
 	@$(PY) -m benchmarks $(name)
