@@ -106,6 +106,7 @@ def _app(platform: Platform) -> Starlette:
         version=__version__,
         api_keys=_api_keys(settings),
         default_image=settings.default_image,
+        image_aliases=settings.image_aliases,
         limits_default=default_limits(settings),
         limits_max=limit_ceilings(settings),
         body_bytes_max=settings.body_bytes_max,

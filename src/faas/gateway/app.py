@@ -66,7 +66,7 @@ def build_app(
     resources = _resources(door, endpoints)
     public = frozenset(row.path for row in endpoints if row.scope is None and row.is_documented)
     layers = [
-        Middleware(Front, settings=settings, events=events, public_paths=public),
+        Middleware(Front, door=door, public_paths=public),
         Middleware(
             _Dispatch, fixed={path: app for path, app in resources.items() if "{" not in path}
         ),

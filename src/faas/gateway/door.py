@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from faas.clock import Clock, SystemClock
 from faas.events import EventBus
 from faas.executor import PlatformExecutor
+from faas.gateway.auth import Keyring
 from faas.gateway.gauges import Machine
 from faas.gateway.settings import GatewaySettings
 from faas.metrics import Metrics
@@ -21,6 +23,12 @@ class ImageEntry(Protocol):
 
     @property
     def digest(self) -> str: ...
+
+    @property
+    def size_bytes(self) -> int | None: ...
+
+    @property
+    def created_at(self) -> datetime | None: ...
 
 
 class ImageShelf(Protocol):
@@ -43,6 +51,7 @@ class Door:
     clock: Clock = field(default_factory=SystemClock)
     started_ns: int = field(init=False)
     machine: Machine = field(init=False)
+    keys: Keyring = field(init=False)
     streams: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
     """The tasks that serve a log stream now."""
     is_closing: bool = False
@@ -50,6 +59,7 @@ class Door:
     def __post_init__(self) -> None:
         self.started_ns = self.clock.monotonic_ns()
         self.machine = Machine(self.settings.data_dir)
+        self.keys = Keyring(self.settings.api_keys)
 
     @property
     def uptime_ms(self) -> int:

@@ -11,14 +11,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from faas.errors import UnauthenticatedError
-from faas.events import AuthenticationFailed, EventBus
+from faas.events import AuthenticationFailed
 from faas.gateway import problems
-from faas.gateway.auth import Keyring
+from faas.gateway.door import Door
 from faas.gateway.exchange import ClientGoneError, Exchange
 from faas.gateway.problems import RouteNotFoundError
 from faas.gateway.replies import TRACE_KEY
 from faas.gateway.routing import EXCHANGE_KEY
-from faas.gateway.settings import GatewaySettings
 from faas.tenancy import LOCAL_PRINCIPAL, Principal
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -33,14 +32,13 @@ class Front:
         self,
         app: ASGIApp,
         *,
-        settings: GatewaySettings,
-        events: EventBus,
+        door: Door,
         public_paths: frozenset[str],
     ) -> None:
         self._app = app
-        self._settings = settings
-        self._events = events
-        self._keys = Keyring(settings.api_keys)
+        self._settings = door.settings
+        self._events = door.events
+        self._keys = door.keys
         self._public = public_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 
 from faas.errors import UnauthenticatedError
 from faas.gateway import gauges
-from faas.gateway.auth import Keyring
 from faas.gateway.door import Door, ImageEntry
 from faas.gateway.exchange import Exchange
 from faas.gateway.executions import encode
@@ -52,7 +51,7 @@ async def health(door: Door, exchange: Exchange) -> Reply:
 
 def _has_key(door: Door, exchange: Exchange) -> bool:
     try:
-        Keyring(door.settings.api_keys).identify(exchange.headers)
+        door.keys.identify(exchange.headers)
     except UnauthenticatedError:
         return False
     return True
@@ -167,7 +166,12 @@ async def images(door: Door, exchange: Exchange) -> Reply:
 
 
 def _image(entry: ImageEntry) -> ImageView:
-    return ImageView(reference=str(entry.reference), digest=entry.digest)
+    return ImageView(
+        reference=entry.reference,
+        digest=entry.digest,
+        size_bytes=entry.size_bytes,
+        created_at=entry.created_at,
+    )
 
 
 def _by_runtime(door: Door) -> dict[str, int]:

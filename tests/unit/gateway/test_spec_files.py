@@ -8,6 +8,7 @@ import pytest
 from faas import __version__, errors
 from faas.gateway import GatewaySettings, problems
 from faas.gateway.docs import document
+from faas.gateway.table import ENDPOINTS
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = runpy.run_path(str(ROOT / "scripts/generate_spec.py"))
@@ -20,6 +21,12 @@ def test_the_openapi_document_is_fresh() -> None:
 
 def test_the_error_table_is_fresh() -> None:
     assert (ROOT / "spec/errors.yaml").read_text() == SCRIPT["errors_yaml"]()
+
+
+def test_every_documented_route_is_on_the_reference_page() -> None:
+    page = (ROOT / "docs/reference/http.md").read_text()
+    for row in ENDPOINTS:
+        assert f"`{row.path}`" in page, row.path
 
 
 def test_every_error_has_a_code_of_its_own_and_says_what_to_do() -> None:
