@@ -1,0 +1,96 @@
+"""A real anvil on loopback, one for the session; every test deploys a chain world of its own."""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from tests.chain.world import World, deploy_world
+from web3 import AsyncHTTPProvider, AsyncWeb3
+
+ROOT = Path(__file__).parents[2]
+CONTRACTS = ROOT / "contracts"
+SCRIPT = ROOT / "scripts" / "contracts.sh"
+
+
+def _toolchain() -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("npm is missing: apt-get install nodejs npm")
+    done = subprocess.run(
+        [str(ROOT / "scripts" / "contracts.sh"), "setup"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.skip(f"the contract tools could not be installed: {done.stderr[-400:]}")
+
+
+def _anvil_binary() -> Path:
+    """The program itself, not npm's wrapper, so that ending it ends all of it."""
+    found = sorted((CONTRACTS / "node_modules" / "@foundry-rs").glob("anvil-*/bin/anvil"))
+    assert found, "npm installed no anvil for this machine"
+    return found[0]
+
+
+@pytest.fixture(scope="session")
+def forge_build() -> Path:
+    """The contracts, compiled now; the directory of forge's artifacts."""
+    _toolchain()
+    built = subprocess.run(
+        [str(ROOT / "scripts" / "contracts.sh"), "build"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return CONTRACTS / "out"
+
+
+@pytest.fixture(scope="session")
+def anvil_url(tmp_path_factory):
+    """The address of a running anvil that mines a block per transaction."""
+    _toolchain()
+    directory = tmp_path_factory.mktemp("anvil")
+    log = directory / "log"
+    # A file, not a pipe: a pipe that nobody reads fills up and stops the node.
+    with log.open("wb") as stdout:
+        process = subprocess.Popen(
+            [
+                str(_anvil_binary()),
+                *("--host", "127.0.0.1", "--port", "0", "--chain-id", "31337", "--accounts", "20"),
+            ],
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            env={"PATH": os.defpath, "HOME": str(directory)},
+        )
+    try:
+        yield f"http://{_address(log, process)}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
+    until = time.monotonic() + 30
+    while time.monotonic() < until and process.poll() is None:
+        for line in log.read_text().splitlines():
+            if line.startswith("Listening on "):
+                return line.split()[-1]
+        time.sleep(0.02)
+    pytest.fail(f"anvil did not start: {log.read_text()[-400:]}")
+
+
+@pytest.fixture
+async def w3(anvil_url):
+    made = AsyncWeb3(AsyncHTTPProvider(anvil_url))
+    yield made
+    await made.provider.disconnect()
+
+
+@pytest.fixture
+async def world(w3) -> World:
+    """DevTangle, our manager, one blueprint, two operators, one service."""
+    return await deploy_world(w3, operators=2)
