@@ -5,10 +5,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-
-from faas.embedded.settings import packaged_binary
 from tests.plugins.embedded import Embedded
 from tests.plugins.leftovers import look, settle
+
+from faas.embedded.settings import packaged_binary
 
 
 @pytest.fixture

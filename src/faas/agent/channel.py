@@ -32,7 +32,7 @@ from faas.agent.protocol import (
     parse_output,
     parse_started,
 )
-from faas.errors import SandboxBrokenError
+from faas.errors import SandboxBrokenError, TooLargeError
 
 _RECEIVE_BYTES = 256 << 10
 _ANSWER_SECONDS = 30.0
@@ -193,7 +193,7 @@ class AgentChannel:
             raise self._error()
         try:
             data = pack_frame(kind, number, payload, flags)
-        except ProtocolError:
+        except TooLargeError:
             _close_all(descriptors)
             raise
         self._pending.setdefault(number, deque()).append(answer)

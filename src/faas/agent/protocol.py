@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from faas.errors import InvalidArgumentError, TooLargeError
 from faas.model import ExitReason
 from faas.sandbox.protocols import Command, FileKind, FileStat
 
@@ -144,17 +145,29 @@ class CommandState:
 
 
 def pack_frame(kind: int, frame_id: int, payload: bytes = b"", flags: int = 0) -> bytes:
-    """Make one frame; a payload past the limit is our own bug."""
+    """Make one frame.
+
+    Raises:
+        TooLargeError: it would not fit; for EXEC that is what the caller sent.
+    """
     if len(payload) > PAYLOAD_BYTES_MAX:
-        raise ProtocolError(f"payload of {len(payload)} bytes is past {PAYLOAD_BYTES_MAX}")
+        raise TooLargeError(
+            f"{len(payload)} bytes in one request to a sandbox",
+            hint="pass large input as stdin or files",
+            details={"limit_bytes": PAYLOAD_BYTES_MAX},
+        )
     return _HEADER.pack(len(payload), kind, flags, 0, frame_id) + payload
 
 
 def pack_string(text: str | bytes) -> bytes:
-    """Make a string field; NUL would cut it short on the other side."""
+    """Make a string field.
+
+    Raises:
+        InvalidArgumentError: it holds NUL, which would cut it short inside.
+    """
     raw = os.fsencode(text)
     if b"\0" in raw:
-        raise ProtocolError("a string may not hold NUL")
+        raise InvalidArgumentError("a name, argument or variable may not hold NUL")
     return _U32.pack(len(raw)) + raw
 
 

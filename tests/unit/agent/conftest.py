@@ -1,7 +1,6 @@
 """An agent whose answers the test writes."""
 
 import pytest
-
 from tests.unit.agent.fake_agent import FakeAgent
 
 

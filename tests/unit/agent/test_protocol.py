@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from faas.agent import protocol
 from faas.agent.protocol import Answer, Frame, FrameReader, ProtocolError, Request
+from faas.errors import InvalidArgumentError, TooLargeError
 from faas.model import ExitReason
 from faas.sandbox.protocols import Command, FileKind
 
@@ -166,12 +167,12 @@ def test_words_of_an_error_cannot_draw_on_the_terminal():
 
 
 def test_a_string_with_nul_is_never_packed():
-    with pytest.raises(ProtocolError):
+    with pytest.raises(InvalidArgumentError):
         protocol.pack_string("a\0b")
 
 
 def test_a_payload_past_the_limit_is_never_packed():
-    with pytest.raises(ProtocolError):
+    with pytest.raises(TooLargeError):
         protocol.pack_frame(Request.WRITE, 1, bytes(protocol.PAYLOAD_BYTES_MAX + 1))
 
 
