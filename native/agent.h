@@ -70,10 +70,7 @@ int commands_next_timeout(void);
 void commands_push_output(void);
 void commands_forget_connection(uint32_t slot);
 
-/* worker.c: slow work on files in a forked process */
-struct worker_output;
-typedef int worker_body(int answer, void *argument);
-bool worker_start(uint32_t slot, uint32_t id, worker_body *body, void *argument);
+/* worker.c */
 void worker_event(uint32_t slot, uint32_t generation);
 bool worker_reaped(pid_t pid);
 void workers_forget_connection(uint32_t slot);
