@@ -85,11 +85,12 @@ def digest(request: ExecuteRequest) -> str:
 def _spec(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) -> ExecutionSpec:
     argv = _argv(request.command, faults)
     env = _env(request.env_vars, faults) if request.env_vars else ()
+    mode = Mode(request.mode) if request.mode else Mode.EPHEMERAL
     _check_command_size(argv, env, faults)
     return ExecutionSpec(
         argv=argv,
         image=_plain(request.image, "$.image", faults) or settings.default_image,
-        mode=Mode(request.mode) if request.mode else Mode.EPHEMERAL,
+        mode=mode,
         runtime=_RUNTIMES[request.runtime or "auto"],
         env=env,
         working_dir=_working_dir(request.working_dir, faults),
@@ -102,7 +103,9 @@ def _spec(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) ->
         user=_user(request.user, faults),
         tty=request.tty,
         isolation_min=_plain(request.isolation, "$.isolation", faults),
-        cache_key=request.cache_key,
+        # The original's clients send a key with every request, whatever the mode. An ephemeral
+        # execution is never answered from a cache, so there it asks for nothing.
+        cache_key=None if mode is Mode.EPHEMERAL else request.cache_key,
         snapshot_id=request.snapshot_id,
         branch_from=request.branch_from,
     )

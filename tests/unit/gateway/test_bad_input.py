@@ -281,3 +281,22 @@ async def test_stdin_of_wrong_shape_is_refused(gateway: Any) -> None:
     raw = {"Content-Type": "application/octet-stream"}
     query = await gateway.client.post(f"{path}?last=maybe", content=b"x", headers=raw)
     assert query.status_code == 400
+
+
+@pytest.mark.parametrize("field", ["snapshot_id", "branch_from"])
+async def test_a_field_of_a_mode_that_is_not_built_is_refused_by_name(
+    gateway: Any, field: str
+) -> None:
+    answer = await gateway.execute(**{"command": "true", field: "x"})
+    assert answer.status_code in (400, 501)
+    assert field in answer.text
+    assert gateway.platform.host.started == []
+
+
+async def test_the_cache_key_that_the_originals_clients_always_send_is_no_reason_to_refuse(
+    gateway: Any,
+) -> None:
+    first = (await gateway.execute(command="echo hi", cache_key="k")).json()
+    second = (await gateway.execute(command="echo hi", cache_key="k")).json()
+    assert (first["cache_hit"], second["cache_hit"]) == (False, False)
+    assert len(gateway.platform.host.started) == 2

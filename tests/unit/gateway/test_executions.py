@@ -52,8 +52,12 @@ def test_every_field_reaches_the_spec() -> None:
         user="5:6",
         tty=True,
         isolation_min="userns",
-        cache_key="k",
     )
+
+
+def test_a_cache_key_reaches_only_a_mode_that_caches() -> None:
+    assert spec_of('{"command": "true", "mode": "cached", "cache_key": "k"}').cache_key == "k"
+    assert spec_of('{"command": "true", "cache_key": "k"}').cache_key is None
 
 
 @pytest.mark.parametrize(
