@@ -17,7 +17,8 @@ setup() {
     echo "npm is missing: install Node 20 or newer (apt-get install nodejs npm)" >&2
     exit 1
   }
-  npm ci --no-progress --loglevel=error >&2
+  # Not `npm ci`: it refuses when a mirror lacks the tools of another platform. The lock still holds.
+  npm install --no-save --no-progress --loglevel=error >&2
   touch "$stamp"
 }
 

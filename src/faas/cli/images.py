@@ -5,7 +5,6 @@ several processes, and a gateway sees a new image at its next request.
 """
 
 import asyncio
-import tempfile
 from pathlib import Path
 
 import click
@@ -72,8 +71,7 @@ def import_command(*, name: str, source: Path, as_json: bool, data_dir: Path | N
 @_data_dir
 def pull_command(*, name: str, as_json: bool, data_dir: Path | None) -> None:
     """Pull NAME from its registry, by skopeo."""
-    with tempfile.TemporaryDirectory(prefix="faas-pull-") as scratch:
-        image = asyncio.run(ImagePuller(_store(data_dir), Path(scratch)).pull(name))
+    image = asyncio.run(ImagePuller(_store(data_dir)).pull(name))
     if as_json:
         render.json_data(_plain(image))
     else:
