@@ -46,7 +46,8 @@ def _remove(cgroups: Cgroups, leaf: Leaf, count: _Count) -> None:
     count.processes += cgroups.kill(leaf)
     if cgroups.remove(leaf):
         count.cgroups += len(there)
-    for path in there:
+    ours = {path.parent for path in cgroups.leaf("any").directories.values()}
+    for parent in {path.parent for path in there} - ours:
         # A gateway that was started from another group left its own parent there.
         with contextlib.suppress(OSError):
-            path.parent.rmdir()
+            parent.rmdir()
