@@ -5,7 +5,7 @@ PY := .venv/bin/python
 SETUP := bash scripts/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve doctor setup dev lock fmt lint types layers check test contract functional \
+.PHONY: help run serve doctor setup dev lock fmt lint types layers check test contract functional chain chain-test \
 	security chaos native docs spec bench wheel ci clean
 
 help: ## list the verbs
@@ -46,8 +46,10 @@ check: lint types layers ## all that looks at the text of the code
 test: ## set up, check, run every ring; `make test path=tests/unit` runs one
 	@bash scripts/test.sh $(path)
 
-contract functional security chaos: dev ## one ring of the tests
+contract functional security chaos chain: dev ## one ring of the tests
 	@bash scripts/test.sh tests/$@
+
+chain-test: chain
 
 native: ## compile the agent and launcher
 	@$(PY) scripts/build_native.py

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,15 +16,27 @@ CONTRACTS = ROOT / "contracts"
 SCRIPT = ROOT / "scripts" / "contracts.sh"
 
 
-def _toolchain() -> None:
-    if shutil.which("npm") is None:
-        pytest.skip("npm is missing: apt-get install nodejs npm")
-    done = subprocess.run(
-        [str(ROOT / "scripts" / "contracts.sh"), "setup"],
+def tool_environment() -> dict[str, str]:
+    """Where node and npm are found: setting up may have put them beside this Python."""
+    beside = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": f"{beside}:{os.environ.get('PATH', os.defpath)}"}
+
+
+def run_script(verb: str, *, timeout: float = 110) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(SCRIPT), verb],
         capture_output=True,
         text=True,
         check=False,
+        timeout=timeout,
+        env=tool_environment(),
     )
+
+
+def _toolchain() -> None:
+    if shutil.which("npm", path=tool_environment()["PATH"]) is None:
+        pytest.skip("npm is missing: apt-get install nodejs npm")
+    done = run_script("setup")
     if done.returncode != 0:
         pytest.skip(f"the contract tools could not be installed: {done.stderr[-400:]}")
 
@@ -39,12 +52,7 @@ def _anvil_binary() -> Path:
 def forge_build() -> Path:
     """The contracts, compiled now; the directory of forge's artifacts."""
     _toolchain()
-    built = subprocess.run(
-        [str(ROOT / "scripts" / "contracts.sh"), "build"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    built = run_script("build")
     assert built.returncode == 0, built.stdout + built.stderr
     return CONTRACTS / "out"
 

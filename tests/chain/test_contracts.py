@@ -1,29 +1,18 @@
 """What forge says of the contracts, and that what we ship was built from them."""
 
-import subprocess
-from pathlib import Path
-
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from tests.chain.conftest import ROOT, run_script
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_contracts_pass_their_own_tests_and_the_committed_abi_is_fresh(forge_build):
-    checked = subprocess.run(
-        [str(ROOT / "scripts" / "contracts.sh"), "check"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=380,
-    )
+    checked = run_script("check", timeout=380)
     assert checked.returncode == 0, checked.stdout[-3000:] + checked.stderr[-3000:]
 
 
 def test_setting_up_twice_does_no_harm(forge_build):
-    script = str(ROOT / "scripts" / "contracts.sh")
-    again = subprocess.run([script, "setup"], capture_output=True, text=True, check=False)
+    again = run_script("setup")
     assert (again.returncode, again.stdout) == (0, "")
     assert (forge_build / "FaaSBlueprint.sol").is_dir()
 
