@@ -1,3 +1,3 @@
-"""FaaS platform: isolated sandboxes behind one executor. Importing this package imports nothing else."""
+"""FaaS platform: isolated sandboxes behind one executor. Importing it imports nothing else."""
 
 __version__ = "0.1.0"

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from types import TracebackType
+from typing import Self
 
 Undo = Callable[[], Awaitable[None] | None]
 
@@ -47,7 +48,7 @@ class Cleanup:
         if failures:
             raise ExceptionGroup("teardown failed", failures)
 
-    async def __aenter__(self) -> "Cleanup":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -124,7 +124,7 @@ class SnapshotNotFoundError(NotFoundError):
 
 
 class ImageNotFoundError(NotFoundError):
-    """There is no such image here. `faas images list` shows what there is; import one with `faas images import`."""
+    """There is no such image here. `faas images list` lists them, `faas images import` adds one."""
 
     code = "image_not_found"
 

@@ -7,7 +7,7 @@ and are safe as file, cgroup and container names.
 
 import re
 import secrets
-import time  # noqa: TID251  the id's time is a sort key, not a clock reading that logic uses
+import time
 from typing import NewType
 
 from faas.errors import InvalidArgumentError

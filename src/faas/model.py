@@ -1,4 +1,4 @@
-"""Frozen values that everybody speaks. Made whole at the door, never half-filled; parsing lives at the edges."""
+"""Frozen values that everybody speaks: made whole at the door, never half-filled."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
