@@ -17,8 +17,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from faas.embedded.plan import PACKET_BYTES_MAX, Plan
-from faas.errors import RuntimeUnavailableError, SandboxBrokenError
+from faas.errors import RuntimeUnavailableError, SandboxBrokenError, TooLargeError
 
 _HEAD = struct.Struct("<BBHI")
 _LAUNCH, _PING = 1, 2
@@ -26,6 +25,7 @@ _LAUNCHED, _FAILED, _EXITED, _PONG = 1, 2, 3, 4
 _LAUNCH_SECONDS = 15.0
 """The launcher gives up a child after 10; past this it is itself stuck."""
 _STOP_SECONDS = 2.0
+PACKET_BYTES_MAX = 128 << 10
 _SEND_BYTES = 4 << 20
 _U32_MAX = 0xFFFFFFFF
 
@@ -71,17 +71,20 @@ class Launcher:
                 "the sandbox launcher does not run", hint="run `faas doctor`"
             ) from error
 
-    async def launch(self, plan: Plan, listener: socket.socket) -> Launched:
-        """Make a sandbox whose agent listens on `listener`.
+    async def launch(self, plan: bytes, listener: socket.socket) -> Launched:
+        """Make a sandbox whose agent listens on `listener`, by an encoded plan.
 
         Raises:
             SandboxBrokenError: a step failed; details name it.
+            TooLargeError: the plan does not fit into one packet.
         """
+        if len(plan) > PACKET_BYTES_MAX - _HEAD.size:
+            raise TooLargeError(f"a plan of {len(plan)} bytes is too long")
         self._ensure_running()
         number = self._new_id()
         answer: asyncio.Future[Launched] = asyncio.get_running_loop().create_future()
         self._pending[number] = answer
-        packet = _HEAD.pack(_LAUNCH, 0, 0, number) + plan.encode()
+        packet = _HEAD.pack(_LAUNCH, 0, 0, number) + plan
         try:
             async with asyncio.timeout(_LAUNCH_SECONDS):
                 await self._send(packet, [listener.fileno()])

@@ -6,12 +6,10 @@ them. A plan is a value: making one touches nothing.
 
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import PurePath
 from typing import ClassVar, Protocol
-
-PACKET_BYTES_MAX = 128 << 10
 
 
 class Op(Protocol):
@@ -249,24 +247,12 @@ class Plan:
         return cls(tuple(sorted(ops, key=lambda op: op.opcode)))
 
     def encode(self) -> bytes:
-        """Return the steps as the launcher reads them.
-
-        Raises:
-            ValueError: they do not fit into one packet.
-        """
-        packed = encode(self.ops)
-        if len(packed) > PACKET_BYTES_MAX - 8:
-            raise ValueError(f"a plan of {len(packed)} bytes is too long")
-        return packed
+        """Return the steps as the launcher reads them."""
+        return b"".join([_encode_one(op.opcode, op.payload()) for op in self.ops])
 
     def describe(self) -> list[str]:
         """Return one line a step, for people."""
         return [_line(op) for op in self.ops]
-
-
-def encode(ops: Sequence[Op]) -> bytes:
-    """Return steps as the launcher reads them."""
-    return b"".join([_encode_one(op.opcode, op.payload()) for op in ops])
 
 
 def _encode_one(opcode: int, payload: bytes) -> bytes:

@@ -22,6 +22,8 @@ from faas.ids import SandboxId
 _META_VERSION = 1
 _BACKLOG = 8
 """As many hosts as the agent serves at once."""
+_FILES = ("agent.sock", "pid", "pid.tmp", "meta.json")
+"""The intent last: a crash in between must leave what tells of the rest."""
 _KILL_SECONDS = 10.0
 """A kernel tearing down hundreds of processes under load; past it something is wrong."""
 
@@ -139,8 +141,17 @@ class RunDir:
 
     def remove(self) -> int:
         """Remove it; return how many files it held. Harmless when it is gone."""
-        count = sum(1 for _ in self.path.iterdir()) if self.path.is_dir() else 0
-        shutil.rmtree(self.path, ignore_errors=True)
+        count = 0
+        for name in _FILES:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self.path}/{name}")  # noqa: PTH108  a tenth of the time of a Path's
+                count += 1
+        try:
+            self.path.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError:
+            shutil.rmtree(self.path, ignore_errors=True)
         return count
 
 

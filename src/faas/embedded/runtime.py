@@ -25,7 +25,7 @@ from faas.embedded.launcher import Launcher
 from faas.embedded.reclaim import reclaim
 from faas.embedded.run_dir import Meta, RunDir, run_dirs
 from faas.embedded.sandbox import EmbeddedSandbox, Upkeep
-from faas.embedded.sandbox_plan import Ingredients, sandbox_plan
+from faas.embedded.sandbox_plan import Ingredients, encoded, sandbox_plan
 from faas.embedded.seccomp import build_filter
 from faas.embedded.settings import EmbeddedSettings, packaged_binary
 from faas.embedded.user_slots import UserSlots
@@ -126,7 +126,7 @@ class EmbeddedRuntime:
         listener, connection = sockets
         channel = AgentChannel(connection)
         cleanup.push(channel.close)
-        plan = sandbox_plan(spec, run_dir, meta, ingredients)
+        plan = encoded(sandbox_plan(spec, run_dir, meta, ingredients))
         launched = await self._launcher.launch(plan, listener)
         listener.close()
         sandbox = self._take_up(run_dir, meta, channel, launched.pidfd)

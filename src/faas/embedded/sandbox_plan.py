@@ -3,6 +3,7 @@
 import os
 import resource
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from faas.embedded.host_root import host_ops
@@ -41,16 +42,39 @@ class Ingredients:
     holds_pids: bool
 
 
-def sandbox_plan(spec: SandboxSpec, run_dir: RunDir, meta: Meta, ingredients: Ingredients) -> Plan:
-    """Make the plan of one sandbox."""
-    disk = spec.limits.disk_bytes
-    is_root = meta.slot is not None
-    root = (
-        host_ops(ingredients.etc, disk_bytes=disk)
-        if spec.root.path is None
-        else image_ops(spec.root.path, disk_bytes=disk, is_idmapped=is_root)
+def sandbox_plan(
+    spec: SandboxSpec, run_dir: RunDir, meta: Meta, ingredients: Ingredients
+) -> tuple[Plan, Plan]:
+    """Make the plan of one sandbox: who it is and what it may use, then its root.
+
+    The second half is the same for every sandbox of a template, and most of the work.
+    """
+    root = root_plan(
+        spec.root.path,
+        etc=ingredients.etc,
+        disk_bytes=spec.limits.disk_bytes,
+        is_idmapped=meta.slot is not None,
     )
-    return Plan.of(_identity(spec, run_dir, meta), _limits(spec.limits, ingredients), root)
+    return Plan.of(_identity(spec, run_dir, meta), _limits(spec.limits, ingredients)), root
+
+
+def encoded(plans: tuple[Plan, Plan]) -> bytes:
+    """Return both halves as the launcher reads them."""
+    own, root = plans
+    return own.encode() + _encoded_root(root)
+
+
+@lru_cache(maxsize=256)
+def root_plan(tree: Path | None, *, etc: Path, disk_bytes: int, is_idmapped: bool) -> Plan:
+    """Make the plan of a root: of an imported tree, or of the image `host`."""
+    if tree is None:
+        return Plan.of(host_ops(etc, disk_bytes=disk_bytes))
+    return Plan.of(image_ops(tree, disk_bytes=disk_bytes, is_idmapped=is_idmapped))
+
+
+@lru_cache(maxsize=256)
+def _encoded_root(root: Plan) -> bytes:
+    return root.encode()
 
 
 def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta) -> list[Op]:
