@@ -137,8 +137,8 @@ int agent_run(int listener, bool is_init) {
         int count = epoll_wait(agent.epoll, events, 32, commands_next_timeout());
         for (int i = 0; i < count; i++) dispatch(&events[i]);
         commands_tick();
-        commands_push_output();
-        connections_flush();
+        do commands_push_output();
+        while (connections_flush());
     }
 }
 

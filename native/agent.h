@@ -40,7 +40,9 @@ void close_fd(int *fd);
 /* connection.c */
 void connection_accept(int listener);
 void connection_event(uint32_t slot, uint32_t generation, uint32_t events);
-void connections_flush(void);
+/* True when a host that did not read does again: what was held back for it may go. */
+bool connections_flush(void);
+bool connection_is_stuck(uint32_t slot);
 struct buffer *connection_answers(uint32_t slot);
 /* Take the next descriptor that came with the frames; -1 when there is none. */
 int connection_take_fd(uint32_t slot);

@@ -236,8 +236,8 @@ void commands_push_output(void) {
     for (int i = 0; i < COMMANDS_MAX; i++) {
         struct command *c = agent.commands[i];
         for (uint32_t slot = 0; c && c->changed && slot < CONNECTIONS_MAX; slot++)
-            /* While answers wait, steps merge: the next one says it all. */
-            if (c->changed >> slot & 1 && !connection_answers(slot)->length) put_output(c, slot);
+            /* While a host does not read, steps merge: the next one says it all. */
+            if (c->changed >> slot & 1 && !connection_is_stuck(slot)) put_output(c, slot);
     }
 }
 

@@ -198,18 +198,24 @@ void connection_event(uint32_t slot, uint32_t generation, uint32_t events) {
     c->is_dead = !receive(c) || !consume(slot);
 }
 
-void connections_flush(void) {
+bool connection_is_stuck(uint32_t slot) { return agent.connections[slot]->is_writing; }
+
+bool connections_flush(void) {
+    bool is_freed = false;
     for (uint32_t slot = 0; slot < CONNECTIONS_MAX; slot++) {
         struct connection *c = agent.connections[slot];
         if (!c) continue;
+        bool was_stuck = c->is_writing;
         if (!c->is_dead && c->answers.length && !flush(c, slot)) c->is_dead = true;
         while (!c->is_dead && c->is_held && !c->is_writing)
             c->is_dead = !consume(slot) || !flush(c, slot);
         /* What was answered before the bad frame still goes out, as far as the socket takes it. */
         if (c->is_dead && c->answers.length > c->sent)
             send(c->fd, c->answers.data + c->sent, c->answers.length - c->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        is_freed |= was_stuck && !c->is_writing;
         if (c->is_dead) destroy(slot);
     }
+    return is_freed;
 }
 
 void answer_ok(uint32_t slot, uint32_t id, uint64_t count) {

@@ -112,6 +112,8 @@ class Launcher:
         theirs.close()
         self._next_id = 0
         self.pending: list[Answer] = []
+        self.launched: list[int] = []
+        """Host pids of the sandboxes made, for whoever cleans up."""
 
     def close(self) -> None:
         self.socket.close()
@@ -155,6 +157,7 @@ class Launcher:
             return Failure(number, answer.body[8:].decode())
         assert answer.kind == LAUNCHED
         pid, started, length = struct.unpack_from("<IQI", answer.body)
+        self.launched.append(pid)
         return Sandbox(pid, started, answer.body[16 : 16 + length].decode(), answer.fds[0], path)
 
     def try_launch(self, plan: bytes, name: str = "agent.sock") -> Sandbox | Failure:
