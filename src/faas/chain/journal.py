@@ -1,0 +1,297 @@
+"""What the operator knows of its jobs: on restart this, and not memory, says what to do.
+
+    seen → running → ran → sent → confirmed
+                                └→ rejected        every state but the ends → expired | dropped
+
+Each method is one transaction, so a kill between two of them loses nothing. Intent comes first: a
+result is here before it is signed, a signed transaction before it is sent. A reorg makes its jobs
+`dropped`; when the same call comes back with the same inputs its result is still good.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from faas.errors import InvalidConfigError, WrongStateError
+
+BLOCKS_KEPT: Final = 256
+"""Hashes kept to find the common ancestor after a reorg: eight times the depth of `safe`."""
+
+
+class JobState(StrEnum):
+    """Where the operator's part in a job stands."""
+
+    SEEN = "seen"
+    RUNNING = "running"
+    RAN = "ran"
+    SENT = "sent"
+    CONFIRMED = "confirmed"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block we have read up to."""
+
+    number: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class CallKey:
+    """A call, unique on the journal's chain until a reorg."""
+
+    service: int
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeenCall:
+    """A call assigned to us, as read from one block."""
+
+    key: CallKey
+    job: int
+    inputs: bytes
+    inputs_hash: bytes
+    deadline: int
+    block: Block
+
+
+@dataclass(frozen=True, slots=True)
+class SignedTransaction:
+    """What is sent again, byte for byte, after a restart."""
+
+    nonce: int
+    raw: bytes
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One call and where our part in it stands."""
+
+    seen: SeenCall
+    state: JobState
+    result: bytes | None
+    transaction_hash: bytes | None
+    reason: str | None
+
+
+_ENDS: Final = frozenset({JobState.CONFIRMED, JobState.REJECTED, JobState.EXPIRED})
+_BEFORE: Final = {
+    JobState.RUNNING: frozenset({JobState.SEEN}),
+    JobState.SEEN: frozenset({JobState.RUNNING}),
+    JobState.RAN: frozenset({JobState.RUNNING, JobState.SENT}),
+    JobState.SENT: frozenset({JobState.RAN, JobState.SENT}),
+    JobState.CONFIRMED: frozenset({JobState.SENT, JobState.RAN}),
+    JobState.REJECTED: frozenset({JobState.SENT, JobState.RAN}),
+    JobState.EXPIRED: frozenset(JobState) - _ENDS,
+}
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS meta (chain INTEGER NOT NULL, manager TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS blocks (number INTEGER PRIMARY KEY, hash BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS transactions (
+    hash BLOB PRIMARY KEY, nonce INTEGER NOT NULL, raw BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS jobs (
+    service INTEGER NOT NULL, call INTEGER NOT NULL, job INTEGER NOT NULL,
+    inputs BLOB NOT NULL, inputs_hash BLOB NOT NULL, deadline INTEGER NOT NULL,
+    block_number INTEGER NOT NULL, block_hash BLOB NOT NULL,
+    state TEXT NOT NULL, result BLOB, transaction_hash BLOB, reason TEXT,
+    PRIMARY KEY (service, call)
+);
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, deadline);
+"""
+_COLUMNS: Final = (
+    "service, call, job, inputs, inputs_hash, deadline, block_number, block_hash,"
+    " state, result, transaction_hash, reason"
+)
+
+
+class Journal:
+    """The operator's jobs on one chain and one manager. Not for use from two threads at once."""
+
+    def __init__(self, path: Path, *, chain_id: int, manager: str) -> None:
+        self._database = sqlite3.connect(path, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
+        self._database.executescript(_SCHEMA)
+        self._bind(chain_id, manager.lower())
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._database.close()
+
+    def head(self) -> Block | None:
+        """Say up to which block everything is in here."""
+        row = self._database.execute(
+            "SELECT number, hash FROM blocks ORDER BY number DESC LIMIT 1"
+        ).fetchone()
+        return Block(*row) if row else None
+
+    def block_hash(self, number: int) -> bytes | None:
+        """Recall a block we have read, to compare with the node's."""
+        row = self._database.execute(
+            "SELECT hash FROM blocks WHERE number = ?", (number,)
+        ).fetchone()
+        return row[0] if row else None
+
+    def see(self, calls: Iterable[SeenCall], *, head: Block) -> None:
+        """Take new calls and the cursor in one step. A second sight of a call is no work."""
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            for call in calls:
+                self._see(call)
+            self._database.execute(
+                "INSERT OR REPLACE INTO blocks VALUES (?, ?)", (head.number, head.hash)
+            )
+            self._database.execute(
+                "DELETE FROM blocks WHERE number <= ?", (head.number - BLOCKS_KEPT,)
+            )
+
+    def rewind(self, to: int) -> list[CallKey]:
+        """Forget blocks above `to`; their jobs are dropped, and returned for whoever runs them."""
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.execute("DELETE FROM blocks WHERE number > ?", (to,))
+            rows = self._database.execute(
+                "UPDATE jobs SET state = ? WHERE block_number > ? RETURNING service, call",
+                (JobState.DROPPED, to),
+            ).fetchall()
+        return sorted(CallKey(*row) for row in rows)
+
+    def get(self, key: CallKey) -> JournalEntry | None:
+        """Look one call up."""
+        row = self._database.execute(
+            f"SELECT {_COLUMNS} FROM jobs WHERE service = ? AND call = ?",  # noqa: S608  our own constant
+            (key.service, key.call),
+        ).fetchone()
+        return _entry(row) if row else None
+
+    def in_state(self, state: JobState, *, limit: int = 1000) -> list[JournalEntry]:
+        """List calls in one state, the nearest deadline first."""
+        rows = self._database.execute(
+            f"SELECT {_COLUMNS} FROM jobs WHERE state = ? ORDER BY deadline, call LIMIT ?",  # noqa: S608  our own constant
+            (state, limit),
+        ).fetchall()
+        return [_entry(row) for row in rows]
+
+    def started(self, key: CallKey) -> None:
+        """It runs from now on."""
+        self._move([key], JobState.RUNNING)
+
+    def interrupted(self, key: CallKey) -> None:
+        """It ran when we died; it will run again."""
+        self._move([key], JobState.SEEN)
+
+    def ran(self, key: CallKey, result: bytes) -> None:
+        """It has a result, and will not run again."""
+        self._move([key], JobState.RAN, result=result)
+
+    def sending(self, keys: Sequence[CallKey], transaction: SignedTransaction) -> None:
+        """The results are in this signed transaction, which is about to be sent."""
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.execute(
+                "INSERT OR IGNORE INTO transactions VALUES (?, ?, ?)",
+                (transaction.hash, transaction.nonce, transaction.raw),
+            )
+            self._update(keys, JobState.SENT, transaction_hash=transaction.hash)
+
+    def unsent(self, keys: Sequence[CallKey]) -> None:
+        """Their transaction is gone for good; the stored results are to be sent anew."""
+        self._move(keys, JobState.RAN)
+
+    def confirmed(self, keys: Sequence[CallKey]) -> None:
+        """The manager accepted the results, deep enough."""
+        self._move(keys, JobState.CONFIRMED)
+
+    def rejected(self, key: CallKey, reason: str) -> None:
+        """The result was not taken and never will be."""
+        self._move([key], JobState.REJECTED, reason=reason)
+
+    def expired(self, key: CallKey, reason: str) -> None:
+        """The call is not ours any more."""
+        self._move([key], JobState.EXPIRED, reason=reason)
+
+    def transaction(self, digest: bytes) -> SignedTransaction | None:
+        """Recall a transaction, to look for it or to send the same bytes again."""
+        row = self._database.execute(
+            "SELECT nonce, raw, hash FROM transactions WHERE hash = ?", (digest,)
+        ).fetchone()
+        return SignedTransaction(*row) if row else None
+
+    def _bind(self, chain_id: int, manager: str) -> None:
+        row = self._database.execute("SELECT chain, manager FROM meta").fetchone()
+        if row is None:
+            self._database.execute("INSERT INTO meta VALUES (?, ?)", (chain_id, manager))
+        elif row != (chain_id, manager):
+            self._database.close()
+            raise InvalidConfigError(
+                f"this journal is of chain {row[0]} and manager {row[1]}",
+                hint="use another data directory for another chain or contract",
+            )
+
+    def _see(self, call: SeenCall) -> None:
+        known = self.get(call.key)
+        if known and (known.state is not JobState.DROPPED):
+            return
+        is_same = known is not None and known.seen.inputs_hash == call.inputs_hash
+        result = known.result if known and is_same else None
+        state = JobState.SEEN if result is None else JobState.RAN
+        self._database.execute(
+            f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,NULL,NULL)",  # noqa: S608  our own constant
+            (
+                *(call.key.service, call.key.call, call.job, call.inputs, call.inputs_hash),
+                *(call.deadline, call.block.number, call.block.hash, state, result),
+            ),
+        )
+
+    def _move(
+        self,
+        keys: Sequence[CallKey],
+        to: JobState,
+        *,
+        result: bytes | None = None,
+        reason: str | None = None,
+    ) -> None:
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._update(keys, to, result=result, reason=reason)
+
+    def _update(
+        self,
+        keys: Sequence[CallKey],
+        to: JobState,
+        *,
+        result: bytes | None = None,
+        transaction_hash: bytes | None = None,
+        reason: str | None = None,
+    ) -> None:
+        for key in keys:
+            known = self.get(key)
+            if known is None or known.state not in _BEFORE[to]:
+                was = known.state if known else "not here"
+                raise WrongStateError(f"call {key.service}/{key.call} is {was}, cannot be {to}")
+            self._database.execute(
+                "UPDATE jobs SET state = ?, result = coalesce(?, result),"
+                " transaction_hash = coalesce(?, transaction_hash), reason = ?"
+                " WHERE service = ? AND call = ?",
+                (to, result, transaction_hash, reason, key.service, key.call),
+            )
+
+
+_Row = tuple[
+    int, int, int, bytes, bytes, int, int, bytes, str, bytes | None, bytes | None, str | None
+]
+
+
+def _entry(row: _Row) -> JournalEntry:
+    block = Block(row[6], row[7])
+    seen = SeenCall(CallKey(row[0], row[1]), row[2], row[3], row[4], row[5], block)
+    return JournalEntry(seen, JobState(row[8]), row[9], row[10], row[11])

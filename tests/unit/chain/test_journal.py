@@ -1,0 +1,195 @@
+"""The operator's memory: nothing lost, nothing done twice, reorgs survived."""
+
+import sqlite3
+
+import pytest
+
+from faas.chain.journal import (
+    BLOCKS_KEPT,
+    Block,
+    CallKey,
+    JobState,
+    Journal,
+    SeenCall,
+    SignedTransaction,
+)
+from faas.errors import InvalidConfigError, WrongStateError
+
+MANAGER = "0xAb" + "00" * 19
+KEY = CallKey(0, 7)
+SIGNED = SignedTransaction(nonce=3, raw=b"raw", hash=b"h" * 32)
+
+
+def _block(number: int, fork: bytes = b"a") -> Block:
+    return Block(number, fork * 32)
+
+
+def _call(key: CallKey = KEY, *, inputs: bytes = b"in", block: int = 10, deadline: int = 100):
+    return SeenCall(key, 0, inputs, inputs.ljust(32, b"#"), deadline, _block(block))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.sqlite"
+
+
+@pytest.fixture
+def journal(path):
+    made = Journal(path, chain_id=31337, manager=MANAGER)
+    yield made
+    made.close()
+
+
+def _state(journal: Journal, key: CallKey = KEY) -> JobState:
+    entry = journal.get(key)
+    assert entry is not None
+    return entry.state
+
+
+def test_calls_and_cursor_are_taken_together(journal):
+    assert journal.head() is None
+    journal.see([_call()], head=_block(12))
+    assert journal.head() == _block(12)
+    assert [entry.seen for entry in journal.in_state(JobState.SEEN)] == [_call()]
+
+
+def test_second_sight_of_a_call_is_no_work(journal):
+    journal.see([_call()], head=_block(10))
+    journal.started(KEY)
+    journal.ran(KEY, b"result")
+    journal.see([_call()], head=_block(11))
+    assert _state(journal) is JobState.RAN
+
+
+def test_failed_sight_moves_neither_calls_nor_cursor(journal):
+    journal.see([], head=_block(9))
+    broken = _call(CallKey(0, 8))
+    object.__setattr__(broken, "inputs", None)
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.see([_call(), broken], head=_block(10))
+    assert journal.get(KEY) is None
+    assert journal.head() == _block(9)
+
+
+def test_everything_survives_a_restart(journal, path):
+    journal.see([_call()], head=_block(10))
+    journal.started(KEY)
+    journal.ran(KEY, b"result")
+    journal.sending([KEY], SIGNED)
+    again = Journal(path, chain_id=31337, manager=MANAGER.lower())
+    try:
+        [entry] = again.in_state(JobState.SENT)
+        assert entry.result == b"result"
+        assert entry.transaction_hash == SIGNED.hash
+        assert again.transaction(SIGNED.hash) == SIGNED
+        assert again.head() == _block(10)
+    finally:
+        again.close()
+
+
+@pytest.mark.parametrize(("chain_id", "manager"), [(1, MANAGER), (31337, "0x" + "22" * 20)])
+def test_journal_of_another_chain_or_manager_is_refused(journal, path, chain_id, manager):
+    with pytest.raises(InvalidConfigError, match="31337"):
+        Journal(path, chain_id=chain_id, manager=manager)
+
+
+def test_interrupted_run_runs_again(journal):
+    journal.see([_call()], head=_block(10))
+    journal.started(KEY)
+    journal.interrupted(KEY)
+    assert _state(journal) is JobState.SEEN
+
+
+def test_lost_transaction_leaves_the_stored_result_to_send(journal):
+    journal.see([_call()], head=_block(10))
+    journal.started(KEY)
+    journal.ran(KEY, b"result")
+    journal.sending([KEY], SIGNED)
+    journal.unsent([KEY])
+    [entry] = journal.in_state(JobState.RAN)
+    assert entry.result == b"result"
+
+
+def test_ends_are_ends(journal):
+    journal.see([_call()], head=_block(10))
+    journal.started(KEY)
+    journal.ran(KEY, b"result")
+    journal.sending([KEY], SIGNED)
+    journal.confirmed([KEY])
+    for move in (
+        lambda: journal.started(KEY),
+        lambda: journal.ran(KEY, b"other"),
+        lambda: journal.sending([KEY], SIGNED),
+        lambda: journal.rejected(KEY, "late"),
+        lambda: journal.expired(KEY, "late"),
+    ):
+        with pytest.raises(WrongStateError):
+            move()
+    assert _state(journal) is JobState.CONFIRMED
+
+
+def test_refused_batch_moves_none_of_its_calls(journal):
+    other = CallKey(0, 8)
+    journal.see([_call(), _call(other)], head=_block(10))
+    journal.started(KEY)
+    journal.ran(KEY, b"result")
+    with pytest.raises(WrongStateError, match="0/8 is seen"):
+        journal.sending([KEY, other], SIGNED)
+    assert _state(journal) is JobState.RAN
+    assert journal.transaction(SIGNED.hash) is None
+
+
+def test_unknown_call_is_refused(journal):
+    with pytest.raises(WrongStateError, match="not here"):
+        journal.started(KEY)
+
+
+def test_reorg_drops_what_it_took_and_keeps_the_rest(journal):
+    early = CallKey(0, 6)
+    journal.see([_call(early, block=9), _call(block=10)], head=_block(10))
+    assert journal.rewind(9) == [KEY]
+    assert _state(journal) is JobState.DROPPED
+    assert _state(journal, early) is JobState.SEEN
+
+
+def test_call_that_comes_back_unchanged_keeps_its_result(journal):
+    journal.see([_call()], head=_block(10))
+    journal.started(KEY)
+    journal.ran(KEY, b"result")
+    journal.sending([KEY], SIGNED)
+    journal.rewind(9)
+    journal.see([_call(block=11)], head=_block(11, b"b"))
+    [entry] = journal.in_state(JobState.RAN)
+    assert (entry.result, entry.transaction_hash) == (b"result", None)
+
+
+def test_number_that_comes_back_with_other_inputs_is_another_call(journal):
+    journal.see([_call()], head=_block(10))
+    journal.started(KEY)
+    journal.ran(KEY, b"result")
+    journal.rewind(9)
+    journal.see([_call(inputs=b"other", block=11)], head=_block(11, b"b"))
+    [entry] = journal.in_state(JobState.SEEN)
+    assert (entry.seen.inputs, entry.result) == (b"other", None)
+
+
+def test_confirmed_result_can_be_undone_by_a_reorg(journal):
+    journal.see([_call()], head=_block(10))
+    journal.started(KEY)
+    journal.ran(KEY, b"result")
+    journal.confirmed([KEY])
+    assert journal.rewind(9) == [KEY]
+
+
+def test_nearest_deadline_comes_first(journal):
+    calls = [_call(CallKey(0, n), deadline=100 - n) for n in range(3)]
+    journal.see(calls, head=_block(10))
+    assert [entry.seen.key.call for entry in journal.in_state(JobState.SEEN)] == [2, 1, 0]
+    assert len(journal.in_state(JobState.SEEN, limit=2)) == 2
+
+
+def test_hashes_are_kept_for_a_bounded_depth(journal):
+    for number in range(BLOCKS_KEPT + 5):
+        journal.see([], head=_block(number))
+    assert journal.block_hash(4) is None
+    assert journal.block_hash(5) == b"a" * 32
