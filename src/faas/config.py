@@ -185,7 +185,8 @@ class Settings:
         """The address to tell people; loopback when listening everywhere."""
         if self.base_url:
             return self.base_url.rstrip("/")
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(self.host, self.host)  # noqa: S104
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.port}"
 
 

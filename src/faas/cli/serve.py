@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -224,10 +225,8 @@ class _Watch:
 
 def _announce(platform: Platform, listener: socket.socket) -> None:
     """Print the first screen: where it is, what works here, and one line to try."""
-    settings, port = platform.settings, listener.getsockname()[1]
-    url = (
-        settings.public_url.replace(":0", f":{port}") if not settings.port else settings.public_url
-    )
+    settings = platform.settings
+    url = replace(settings, port=listener.getsockname()[1]).public_url
     render.say(f"faas {__version__} listens on {url}")
     for name, report in platform.registry.reports().items():
         if report.is_available:
