@@ -6,7 +6,6 @@ is left to the subclass.
 
 import os
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -32,7 +31,6 @@ class AgentSandbox(ABC):
         self._channel = channel
         self._is_destroyed = False
         self._running: dict[str, AgentProcess] = {}
-        self._ended: deque[int] = deque()
 
     @property
     def id(self) -> SandboxId:
@@ -86,6 +84,9 @@ class AgentSandbox(ABC):
 
     async def attach(self, name: str) -> AgentProcess | None:
         self._require_alive()
+        known = self._running.get(name)
+        if known is not None:  # a command has one id a connection; a second would take the first's
+            return known
         process = self._process(name, None)
         try:
             command_id, _ = await self._channel.command(Request.ATTACH, pack_string(name), process)
