@@ -212,8 +212,12 @@ class _Watch:
             render.say(f"draining {running} executions; Ctrl-C again leaves at once")
         self._server.stop_listening()
         await self._platform.executor.drain(grace_seconds=self._settings.drain_seconds)
+        left = self._platform.executor.stats().running
         await self._finish_streams()
-        _log.info("drained", left_running=self._platform.executor.stats().running)
+        # Before the server cuts its connections: who still waits is told that the gateway goes,
+        # and a request that is cut after this does not cancel the execution it waited for.
+        await self._platform.executor.aclose()
+        _log.info("drained", left_running=left)
 
     async def _finish_streams(self) -> None:
         """Let the streams of what ended say so; cut the others, whose clients resume later."""

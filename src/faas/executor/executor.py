@@ -110,6 +110,7 @@ class PlatformExecutor:
             background=self._work,
         )
         self._parts_or_none: _Parts | None = None
+        self._is_closed = False
 
     async def execute(
         self,
@@ -318,7 +319,10 @@ class PlatformExecutor:
             _log.info("running commands are left", extra={"count": len(actives)})
 
     async def aclose(self) -> None:
-        """Stop. Commands that still run are left to the next gateway."""
+        """Stop. Commands that still run are left to the next gateway. Harmless when done twice."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._pool.close()
         parts = self._parts_or_none
         if parts is None:
