@@ -349,8 +349,9 @@ class FakeSandbox:
         stream = io.BytesIO()
         with tarfile.open(fileobj=stream, mode="w") as archive:
             for name, content in sorted(box.files.items()):
-                if name.startswith(path.rstrip("/") + "/"):
-                    info = tarfile.TarInfo(posixpath.relpath(name, path))
+                if name == path or name.startswith(path.rstrip("/") + "/"):
+                    top = posixpath.dirname(path) if name == path else path
+                    info = tarfile.TarInfo(posixpath.relpath(name, top))
                     info.size, info.mode = len(content), box.modes[name]
                     archive.addfile(info, io.BytesIO(content))
         yield stream.getvalue()
@@ -419,7 +420,7 @@ class FakeSandbox:
 class FakeRuntime:
     """Makes sandboxes on a `FakeHost`."""
 
-    capabilities = frozenset({Capability.ADOPT, Capability.TTY})
+    capabilities = frozenset({Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT})
 
     def __init__(self, host: FakeHost | None = None, *, name: str = "fake") -> None:
         self.name = name

@@ -22,6 +22,9 @@ from faas.snapshots.manifest import Entry, EntryKind
 
 ENTRIES_MAX = 2_000_000
 _PERMISSIONS = 0o1777
+GONE = "FAAS.gone"
+"""The pax header that marks, in our own tars, a path of the image that is no more (`1`), or a
+directory that hides what the image has in it (`below`)."""
 _OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
 
 
@@ -85,7 +88,11 @@ def from_tar(source: IO[bytes], packer: Packer) -> tuple[Entry, ...]:
             for member in archive:
                 if len(entries) >= ENTRIES_MAX:
                     raise TooLargeError(f"a snapshot holds at most {ENTRIES_MAX} entries")
-                if entry := _from_member(archive, member, packer, entries):
+                if member.pax_headers.get(GONE) == "1":
+                    entry = Entry(_text(clean_path(member.name)), EntryKind.WHITEOUT)
+                else:
+                    entry = _from_member(archive, member, packer, entries)
+                if entry is not None:
                     entries[entry.path] = entry
     except tarfile.TarError as cause:
         raise InvalidArgumentError(f"not a tar: {cause}") from cause
@@ -95,7 +102,7 @@ def from_tar(source: IO[bytes], packer: Packer) -> tuple[Entry, ...]:
 def _from_member(
     archive: tarfile.TarFile, member: tarfile.TarInfo, packer: Packer, seen: dict[str, Entry]
 ) -> Entry | None:
-    path = clean_path(member.name)
+    path = _text(clean_path(member.name))
     if not path:
         return None
     mtime_ns = int(float(member.mtime) * 1e9)
@@ -103,7 +110,7 @@ def _from_member(
     if member.isdir():
         return replace(base, kind=EntryKind.DIRECTORY)
     if member.issym():
-        return replace(base, kind=EntryKind.SYMLINK, target=member.linkname)
+        return replace(base, kind=EntryKind.SYMLINK, target=_text(member.linkname))
     if member.islnk():
         linked = seen.get(clean_path(member.linkname))
         return replace(linked, path=path) if linked else None
@@ -179,20 +186,24 @@ def _open_parent(root: Path, path: str) -> int:
 
 
 def to_tar(entries: tuple[Entry, ...], sink: IO[bytes], unpacker: Unpacker) -> None:
-    """Write a tree as a pax tar; whiteouts become `.wh.` names, as in OCI layers."""
+    """Write a tree as a pax tar; what is gone is an empty entry with the header `GONE`."""
     with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for entry in entries:
-            member = _member_of(entry)
+            if entry.is_opaque:
+                archive.addfile(_mark_of(entry, "below"))
+            member = _mark_of(entry, "1") if entry.kind is EntryKind.WHITEOUT else _member_of(entry)
             content = _Stream(unpacker.read(entry.chunks)) if entry.chunks else None
             archive.addfile(member, content)  # pyright: ignore[reportArgumentType]
-            if entry.is_opaque:
-                archive.addfile(tarfile.TarInfo(f"{entry.path}/.wh..wh..opq"))
+
+
+def _mark_of(entry: Entry, what: str) -> tarfile.TarInfo:
+    mark = tarfile.TarInfo(entry.path)
+    mark.pax_headers = {GONE: what}
+    return mark
 
 
 def _member_of(entry: Entry) -> tarfile.TarInfo:
-    path = PurePosixPath(entry.path)
-    name = str(path.parent / f".wh.{path.name}") if entry.kind is EntryKind.WHITEOUT else str(path)
-    member = tarfile.TarInfo(name)
+    member = tarfile.TarInfo(entry.path)
     member.mode, member.uid, member.gid = entry.mode, entry.uid, entry.gid
     member.mtime = entry.mtime_ns // 10**9
     member.size = entry.size_bytes
