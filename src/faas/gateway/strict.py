@@ -5,6 +5,7 @@ tell the caller all that is wrong, and not only the first thing.
 """
 
 import difflib
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ from faas.gateway.wire import ExecuteRequest
 
 _FAULTS_MAX = 20
 """More faults than anyone reads in one go."""
+
+_RECURSION_MAX = 1000
+"""Python's own default; deeper JSON is no request of ours."""
 
 
 @dataclass(slots=True)
@@ -83,9 +87,20 @@ def dissect(body: bytes, kind: type[msgspec.Struct]) -> Partial:
     return Partial(good, faults)
 
 
+def _decode_any(body: bytes) -> object:
+    # Libraries raise the recursion limit of the whole process (py_ecc does, at import); nested JSON
+    # would then overflow the C stack and end the gateway. Decoding is held to Python's own limit.
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(min(limit, _RECURSION_MAX))
+    try:
+        return msgspec.json.decode(body)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
 def _object(body: bytes, faults: Faults) -> dict[str, Any]:
     try:
-        data: object = msgspec.json.decode(body)
+        data = _decode_any(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         faults.add("$", f"is not valid JSON: {_sentence(str(error))}")
         faults.refuse()
