@@ -124,7 +124,7 @@ static void finish(struct command *c) {
     input_close(&c->input);
     for (int which = 0; which < 2; which++) {
         close_fd(&c->streams[which].spool);
-        if (c->is_tree_gone) stream_closed(c, which);
+        if (c->is_tree_gone || c->streams[which].is_hung_up) stream_closed(c, which);
     }
     to_everybody(c, put_exit);
 }
@@ -235,6 +235,7 @@ int commands_next_timeout(void) {
 void commands_push_output(void) {
     for (int i = 0; i < COMMANDS_MAX; i++) {
         struct command *c = agent.commands[i];
+        if (c && c->state == STARTING) continue; /* STARTED comes first */
         for (uint32_t slot = 0; c && c->changed && slot < CONNECTIONS_MAX; slot++)
             /* While a host does not read, steps merge: the next one says it all. */
             if (c->changed >> slot & 1 && !connection_is_stuck(slot)) put_output(c, slot);
@@ -345,7 +346,8 @@ bool command_attach(uint32_t slot, const struct frame *frame) {
         return true;
     }
     command_attach_to(c, slot, frame->id);
-    if (c->state != STARTING) command_put_started(c, slot);
+    if (c->state == STARTING) return true; /* STARTED comes when it has */
+    command_put_started(c, slot);
     put_output(c, slot);
     if (c->state == ENDED) put_exit(c, slot);
     return true;

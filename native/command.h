@@ -12,6 +12,7 @@ enum command_state { STARTING, RUNNING, ENDING, ENDED };
 /* One output stream: a pipe (or the terminal) to read, a spool to append to. */
 struct stream {
     int source, spool;
+    bool is_hung_up; /* a terminal nobody has open, for now */
     uint64_t kept, total;
 };
 

@@ -36,6 +36,15 @@ void stream_append(struct command *command, int which, const void *bytes, size_t
 
 void stream_closed(struct command *command, int which) { close_fd(&command->streams[which].source); }
 
+/* Nobody has the terminal open. Closing our side would send SIGHUP to a command that has closed its
+ * own and is about to exit with a code of its choice: look again only when something changes. */
+static void hang_up(struct command *command, int which) {
+    struct stream *s = &command->streams[which];
+    if (s->is_hung_up) return;
+    s->is_hung_up = true;
+    rewatch(s->source, WATCH_STDOUT, command->slot, command->generation, EPOLLIN | EPOLLET);
+}
+
 bool stream_drain(struct command *command, int which, uint64_t bytes_max) {
     struct stream *s = &command->streams[which];
     while (s->source >= 0 && bytes_max) {
@@ -43,8 +52,11 @@ bool stream_drain(struct command *command, int which, uint64_t bytes_max) {
         ssize_t got = read(s->source, drained, room);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0 && errno == EAGAIN) return true;
+        if (got < 0 && errno == EIO && command->state < ENDING) {
+            hang_up(command, which);
+            return true;
+        }
         if (got <= 0) {
-            /* EIO: the last one who had the terminal open is gone. */
             stream_closed(command, which);
             return false;
         }
