@@ -51,7 +51,7 @@ class Gateway:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "FAAS_POOL_SIZE": "2", "FAAS_RUNTIMES": "embedded"},
+            env={"PATH": os.environ["PATH"], "FAAS_POOL_SIZE": "2", "FAAS_RUNTIMES": "embedded"},
         )
         for line in self.process.stderr:
             self.log.append(line)

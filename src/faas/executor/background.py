@@ -8,13 +8,14 @@ class Background:
     """A bag of tasks. What they raise is theirs to handle; `aclose` cancels the rest and waits."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        # A dict for its order: tasks are ended in the order they began, in every run alike.
+        self._tasks: dict[asyncio.Task[None], None] = {}
 
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Start a task and hold it until it ends."""
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
         return task
 
     async def join(self) -> None:
@@ -24,6 +25,6 @@ class Background:
 
     async def aclose(self) -> None:
         """Cancel every task and wait for its teardown."""
-        for task in self._tasks:
+        for task in list(self._tasks):
             task.cancel()
         await self.join()

@@ -198,6 +198,7 @@ class Driver:
         if active.is_over:
             self._forget(active)
         active.wake()
+        self.shop.pool.refill()
 
     async def _leave(self, active: Active) -> None:
         try:

@@ -10,8 +10,10 @@ nobody asked in `idle_seconds`.
 Who goes: a template above its target gives its oldest back; when a busy template needs a place and
 the pool is full, the one asked for least recently gives up its oldest, down to its floor.
 
-`take` never waits: an empty pool says None and the caller makes a sandbox on demand. Refilling runs
-`REFILL_CONCURRENCY` at a time, backs off when a template cannot be made, and drops what died.
+`take` never waits: an empty pool says None and the caller makes a sandbox on demand. What was taken
+is replaced when its execution has ended, so that making it does not slow the command, or at once
+when less than half is left. Refilling runs `REFILL_CONCURRENCY` at a time, backs off when a
+template cannot be made, and drops what died.
 """
 
 import math
@@ -107,7 +109,7 @@ class WarmPool:
         shelf = self._shelf(template, root)
         shelf.floor = min(floor, self._size_max)
         self._aim(shelf)
-        self._refill()
+        self.refill()
 
     def take(self, template: Template, root: RootFilesystem) -> GuardedSandbox | None:
         """Hand out a ready sandbox, or None; either way the demand is noted."""
@@ -117,9 +119,19 @@ class WarmPool:
         shelf.asked_ns = self._clock.monotonic_ns()
         taken = self._pop_alive(shelf)
         self._aim(shelf)
-        if self._making < REFILL_CONCURRENCY:
-            self._refill()
+        if 2 * len(shelf.ready) < shelf.target or taken is None:
+            self.refill()
         return taken
+
+    def refill(self) -> None:
+        """Make what is missing, a few at a time. Called when an execution has ended."""
+        while self._is_open and self._making < REFILL_CONCURRENCY:
+            shelf = self._neediest()
+            if shelf is None or not self._make_place(shelf):
+                return
+            shelf.making += 1
+            self._making += 1
+            self._background.spawn(self._fill(shelf))
 
     def tick(self) -> None:
         """Drop the dead, give back what is too much, fill up what is too little."""
@@ -135,7 +147,7 @@ class WarmPool:
                 self._destroy(shelf.ready.popleft(), "not needed")
             if is_idle and not shelf.floor and not shelf.ready and not shelf.making:
                 del self._shelves[shelf.template]
-        self._refill()
+        self.refill()
 
     def forget_image(self, image_digest: str) -> None:
         """Give back every sandbox made from an image."""
@@ -233,15 +245,6 @@ class WarmPool:
         self._destroy(giving.ready.popleft(), "place needed")
         return True
 
-    def _refill(self) -> None:
-        while self._is_open and self._making < REFILL_CONCURRENCY:
-            shelf = self._neediest()
-            if shelf is None or not self._make_place(shelf):
-                return
-            shelf.making += 1
-            self._making += 1
-            self._background.spawn(self._fill(shelf))
-
     async def _fill(self, shelf: _Shelf) -> None:
         try:
             sandbox = await self._make(shelf.template, shelf.root)
@@ -256,7 +259,7 @@ class WarmPool:
         finally:
             shelf.making -= 1
             self._making -= 1
-        self._refill()
+        self.refill()
 
     def _back_off(self, shelf: _Shelf) -> None:
         first, longest = BACK_OFF_SECONDS

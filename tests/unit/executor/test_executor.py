@@ -502,5 +502,5 @@ async def test_stats_count_what_is(platform):
     stats = platform.executor.stats()
     assert (stats.running, stats.queued) == (1, 0)
     assert stats.pools["fake"].busy == 1
-    assert stats.pools["fake"].ready == 2
+    assert stats.pools["fake"].ready == 1
     assert (await platform.executor.runtimes())["fake"].is_available

@@ -98,10 +98,23 @@ async def test_what_is_taken_is_handed_out_once_and_replaced(shop):
     taken = []
     for _ in range(20):
         taken.append(shop.pool.take(template(), ROOT))
+        shop.pool.refill()
         await settle()
     assert None not in taken
     assert len(set(map(id, taken))) == 20
     assert shop.ready() == 3
+
+
+async def test_replacing_waits_for_the_end_of_the_execution_while_half_is_left(shop):
+    shop.pool.keep(template(), ROOT, floor=4)
+    await settle()
+    shop.pool.take(template(), ROOT)
+    shop.pool.take(template(), ROOT)
+    await settle()
+    assert shop.ready() == 2
+    shop.pool.take(template(), ROOT)
+    await settle()
+    assert shop.ready() == 4
 
 
 async def test_an_empty_pool_says_none_at_once(shop):
@@ -135,6 +148,7 @@ async def test_an_image_that_was_asked_for_is_kept_ready_a_while(shop):
 async def test_more_demand_keeps_more_ready(shop):
     for _ in range(300):
         shop.pool.take(template(), ROOT)
+        shop.pool.refill()
         await shop.clock.advance(0.01)
         await settle()
     busy = shop.ready()
