@@ -66,7 +66,7 @@ class Agent:
 
     def connect(self, *, greet: bool = True) -> Host:
         for attempt in range(400):
-            with contextlib.suppress(ConnectionRefusedError):
+            with contextlib.suppress(ConnectionRefusedError, BlockingIOError):
                 self.hosts.append(Host(self.path, greet=greet))
                 return self.hosts[-1]
             time.sleep(0.005)
@@ -137,6 +137,7 @@ class Inside:
     def __init__(self, launcher: Launcher, sandbox: Sandbox) -> None:
         self.launcher, self.sandbox = launcher, sandbox
         self.host = Host(sandbox.path)
+        launcher.closing.append(self.host.close)
 
     def run(self, *argv: str, **options: object) -> Run:
         return Run(self.host, self.launcher.directory, argv, **{"uid": 0, "gid": 0, **options})  # type: ignore[arg-type]

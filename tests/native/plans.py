@@ -5,7 +5,9 @@ import os
 import socket
 import struct
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.native.wire import WAIT_SECONDS, blob
@@ -114,8 +116,13 @@ class Launcher:
         self.pending: list[Answer] = []
         self.launched: list[int] = []
         """Host pids of the sandboxes made, for whoever cleans up."""
+        self.closing: list[Callable[[], object]] = []
+        """Connections and descriptors to close with the launcher."""
 
     def close(self) -> None:
+        for close in self.closing:
+            close()
+        self.closing.clear()
         self.socket.close()
         self.process.wait(WAIT_SECONDS)
 
@@ -158,6 +165,7 @@ class Launcher:
         assert answer.kind == LAUNCHED
         pid, started, length = struct.unpack_from("<IQI", answer.body)
         self.launched.append(pid)
+        self.closing.append(partial(os.close, answer.fds[0]))
         return Sandbox(pid, started, answer.body[16 : 16 + length].decode(), answer.fds[0], path)
 
     def try_launch(self, plan: bytes, name: str = "agent.sock") -> Sandbox | Failure:

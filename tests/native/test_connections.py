@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -147,7 +148,7 @@ def test_a_host_that_does_not_read_is_not_read_and_gets_everything_in_the_end(ag
     request = blob(str(place / "big")) + struct.pack("<QI", 0, 512 << 10)
     host.send(b"".join(frame(READ, number, request) for number in range(40)))
     assert other.call(LIST).payload == bytes(4)
-    rss = int((f"/proc/{agent.process.pid}/statm" and open(f"/proc/{agent.process.pid}/statm").read()).split()[1])
+    rss = int(Path(f"/proc/{agent.process.pid}/statm").read_text().split()[1])
     assert all(len(host.receive().payload) == 5 + (512 << 10) for _ in range(40))
     if "sanitized" not in str(agent.process.args[0]):
         assert rss * 4096 < 8 << 20

@@ -1,6 +1,7 @@
 """A host of the agent written from PROTOCOL.md alone: blocking, small, and able to say anything, also what is wrong."""
 
 import array
+import contextlib
 import os
 import socket
 import struct
@@ -116,13 +117,20 @@ class Host:
         directory = os.open(Path(path).parent, os.O_PATH)
         try:
             self.socket.connect(f"/proc/self/fd/{directory}/{Path(path).name}")
+        except OSError:
+            self.close()
+            raise
         finally:
             os.close(directory)
         self._buffer = b""
         self._next_id = 0
         self.pending: list[Frame] = []
         if greet:
-            self.hello = self.call(HELLO, struct.pack("<I", 1))
+            try:
+                self.hello = self.call(HELLO, struct.pack("<I", 1))
+            except ConnectionEnded:
+                self.close()
+                raise
 
     def close(self) -> None:
         self.socket.close()
@@ -132,11 +140,13 @@ class Host:
         return self._next_id
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
-        if fds:
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
-            sent = self.socket.sendmsg([data], [rights])
-            data = data[sent:]
-        self.socket.sendall(data)
+        """Send; when the agent has hung up already, reading will tell."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            if fds:
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+                sent = self.socket.sendmsg([data], [rights])
+                data = data[sent:]
+            self.socket.sendall(data)
 
     def receive(self) -> Frame:
         """The next frame, in the order they came."""
