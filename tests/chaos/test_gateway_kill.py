@@ -36,6 +36,12 @@ SCRIPT = (
 BULK = "head -c 300000 /dev/zero | tr '\\000' {letter}; sleep 0.2; echo {name}"
 
 
+def environment() -> dict[str, str]:
+    """What a gateway is started with: nothing of ours that it would take for settings."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("FAAS_")}
+    return {**inherited, "FAAS_POOL_SIZE": "2", "FAAS_RUNTIMES": "embedded"}
+
+
 @dataclass
 class Gateway:
     """A gateway process on a data directory that outlives it."""
@@ -51,7 +57,7 @@ class Gateway:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            env={"PATH": os.environ["PATH"], "FAAS_POOL_SIZE": "2", "FAAS_RUNTIMES": "embedded"},
+            env=environment(),
         )
         for line in self.process.stderr:
             self.log.append(line)
