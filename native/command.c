@@ -262,6 +262,7 @@ void commands_event(enum watch_kind kind, uint32_t slot, uint32_t generation, ui
         while (c->supervision >= 0) {
             ssize_t got = read(c->supervision, &message, sizeof message);
             if (got == sizeof message) command_supervised(c, &message);
+            else if (got < 0 && errno == ECONNRESET) continue; /* it ended with a request unread */
             else if (got < 0 && (errno == EAGAIN || errno == EINTR)) break;
             else close_fd(&c->supervision);
         }

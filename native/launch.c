@@ -198,7 +198,10 @@ static void launch(uint32_t id, const struct plan *plan, int listener) {
 
 static void on_gate(struct launch *l) {
     uint8_t message[4 + GATE_STEP_MAX + 1];
-    ssize_t got = recv(l->gate, message, sizeof message - 1, MSG_DONTWAIT);
+    ssize_t got;
+    /* A child that fails before it has read its gate resets the socket; what it said comes after that. */
+    do got = recv(l->gate, message, sizeof message - 1, MSG_DONTWAIT);
+    while (got < 0 && errno == ECONNRESET);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
     uint32_t error = ECHILD;
     if (got >= 4) memcpy(&error, message, 4);
