@@ -27,6 +27,7 @@ _V2_CONTROLLERS = ("memory", "pids", "cpu")
 _CPU_PERIOD_US = 100_000
 """The kernel's default; shorter periods cost more than they smooth."""
 _CPU_QUOTA_US_MIN = 1_000
+_V1_SWAP = "memory.memsw.limit_in_bytes"
 _REMOVE_TRIES = 40
 """With pauses of up to 20 ms each: a group is busy until its last process is reaped."""
 _KERNEL_MEMORY_BYTES = 8 << 20
@@ -39,12 +40,13 @@ _KERNEL_PIDS = 4
 class Leaf:
     """The groups of one sandbox: by controller (v1), or one for all under the name `unified`."""
 
-    directories: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    directories: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Plain strings, here and below: making paths was half the cost of making a sandbox."""
 
     @property
-    def procs_files(self) -> tuple[Path, ...]:
+    def procs_files(self) -> list[str]:
         """Where the launcher writes the new sandbox's pid."""
-        return tuple(path / "cgroup.procs" for path in self.directories.values())
+        return [f"{path}/cgroup.procs" for path in self.directories.values()]
 
 
 class Cgroups:
@@ -52,31 +54,34 @@ class Cgroups:
 
     def __init__(self, version: int, parents: Mapping[str, Path]) -> None:
         self._version = version
-        self._parents = parents
+        self._parents = {name: str(path) for name, path in parents.items()}
         """Our group by controller: it holds the leaves."""
+        self._held = self._find_held()
+        memory = self._parents.get("memory")
+        self._counts_swap = memory is not None and _exists(f"{memory}/{_V1_SWAP}")
 
     @property
     def label(self) -> str:
         """Which limits hold, and by what."""
         if not self._parents:
             return "rlimits only"
-        names = self._held if self._version == 1 else _v2_held(self._parents["unified"])
-        return f"cgroup-v{self._version} {','.join(names)}"
+        return f"cgroup-v{self._version} {','.join(self._held)}"
 
-    @property
-    def _held(self) -> list[str]:
+    def _find_held(self) -> list[str]:
+        if self._version == 2:  # noqa: PLR2004  a version is a version
+            return _v2_held(Path(self._parents["unified"]))
         return [name for name in ("cpu", "memory", "pids") if name in self._parents]
 
     def leaf(self, name: str) -> Leaf:
         """Name a sandbox's leaf, made or not."""
-        return Leaf({key: parent / name for key, parent in self._parents.items()})
+        return Leaf({key: f"{parent}/{name}" for key, parent in self._parents.items()})
 
     def create(self, name: str, limits: Limits) -> Leaf:
         """Make a leaf with limits; on failure nothing stays."""
         leaf = self.leaf(name)
         try:
             for path in leaf.directories.values():
-                path.mkdir()
+                os.mkdir(path)  # noqa: PTH102  see Leaf
             self.limit(leaf, limits)
         except OSError as error:
             self.remove(leaf)
@@ -95,44 +100,46 @@ class Cgroups:
             with contextlib.suppress(OSError):
                 _write(path, text)
 
-    def _settings(self, leaf: Leaf, limits: Limits) -> Iterator[tuple[Path, str]]:
+    def _settings(self, leaf: Leaf, limits: Limits) -> Iterator[tuple[str, str]]:
         memory = str(limits.memory_bytes + _KERNEL_MEMORY_BYTES)
         pids = str(limits.pids_max + _KERNEL_PIDS)
         quota = max(_CPU_QUOTA_US_MIN, limits.cpu_millis * _CPU_PERIOD_US // 1000)
         where = leaf.directories
         if "unified" not in where:
             if "memory" in where:
-                yield from _raise_or_lower(where["memory"], memory)
+                if self._counts_swap:  # the memory limit may not pass it: lift it first
+                    yield f"{where['memory']}/{_V1_SWAP}", "-1"
+                yield f"{where['memory']}/memory.limit_in_bytes", memory
             if "pids" in where:
-                yield where["pids"] / "pids.max", pids
+                yield f"{where['pids']}/pids.max", pids
             if "cpu" in where:
-                yield where["cpu"] / "cpu.cfs_quota_us", str(quota)
+                yield f"{where['cpu']}/cpu.cfs_quota_us", str(quota)
         else:
-            held, path = _v2_held(where["unified"].parent), where["unified"]
+            held, path = self._held, where["unified"]
             if "memory" in held:
-                yield path / "memory.max", memory
+                yield f"{path}/memory.max", memory
             if "pids" in held:
-                yield path / "pids.max", pids
+                yield f"{path}/pids.max", pids
             if "cpu" in held:
-                yield path / "cpu.max", f"{quota} {_CPU_PERIOD_US}"
+                yield f"{path}/cpu.max", f"{quota} {_CPU_PERIOD_US}"
 
-    def _wishes(self, leaf: Leaf, limits: Limits) -> Iterator[tuple[Path, str]]:
+    def _wishes(self, leaf: Leaf, limits: Limits) -> Iterator[tuple[str, str]]:
         """Settings that some kernels lack: no swap, and the whole group dies of memory at once."""
         where = leaf.directories
         if "unified" in where:
-            yield where["unified"] / "memory.swap.max", "0"
+            yield f"{where['unified']}/memory.swap.max", "0"
         elif "memory" in where:
-            if (where["memory"] / "memory.memsw.limit_in_bytes").exists():
+            if self._counts_swap:
                 total = str(limits.memory_bytes + _KERNEL_MEMORY_BYTES)
-                yield where["memory"] / "memory.memsw.limit_in_bytes", total
+                yield f"{where['memory']}/{_V1_SWAP}", total
             else:
-                yield where["memory"] / "memory.swappiness", "0"
+                yield f"{where['memory']}/memory.swappiness", "0"
 
     def kill(self, leaf: Leaf) -> int:
         """Kill every process of a leaf; return how many there were to see."""
         if "unified" in leaf.directories:
             with contextlib.suppress(OSError):
-                _write(leaf.directories["unified"] / "cgroup.kill", "1")
+                _write(f"{leaf.directories['unified']}/cgroup.kill", "1")
         pids = {pid for path in leaf.procs_files for pid in _pids(path)} - {os.getpid()}
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
@@ -144,10 +151,10 @@ class Cgroups:
         gone = [self._remove_directory(leaf, path) for path in leaf.directories.values()]
         return all(gone)
 
-    def _remove_directory(self, leaf: Leaf, path: Path) -> bool:
+    def _remove_directory(self, leaf: Leaf, path: str) -> bool:
         for attempt in range(_REMOVE_TRIES):
             try:
-                path.rmdir()
+                os.rmdir(path)  # noqa: PTH106  see Leaf
             except FileNotFoundError:
                 return True
             except OSError as error:
@@ -163,7 +170,7 @@ class Cgroups:
         """Name every leaf that exists, of whatever controller."""
         return {
             entry.name
-            for parent in self._parents.values()
+            for parent in map(Path, self._parents.values())
             for entry in (parent.iterdir() if parent.is_dir() else ())
             if entry.is_dir()
         }
@@ -172,7 +179,7 @@ class Cgroups:
         """Remove our group when it is empty."""
         for parent in self._parents.values():
             with contextlib.suppress(OSError):
-                parent.rmdir()
+                os.rmdir(parent)  # noqa: PTH106  see Leaf
 
 
 class Meter:
@@ -282,7 +289,7 @@ def _hand_down(group: Path, controllers: set[str]) -> bool:
     try:
         own = group / "faas-gateway"
         own.mkdir(exist_ok=True)
-        _write(own / "cgroup.procs", str(os.getpid()))
+        _write(f"{own}/cgroup.procs", str(os.getpid()))
         _enable(group, controllers)
     except OSError:
         return False
@@ -301,19 +308,11 @@ def _make_group(path: Path, controllers: set[str]) -> bool:
 def _enable(group: Path, controllers: set[str]) -> None:
     missing = controllers - set(_words(group / "cgroup.subtree_control"))
     if missing:
-        _write(group / "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
+        _write(f"{group}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
 
 
 def _v2_held(parent: Path) -> list[str]:
     return sorted(set(_words(parent / "cgroup.subtree_control")) & set(_V2_CONTROLLERS))
-
-
-def _raise_or_lower(group: Path, memory: str) -> Iterator[tuple[Path, str]]:
-    """With swap accounting the memory limit may not pass the limit of both: lift that one first."""
-    both = group / "memory.memsw.limit_in_bytes"
-    if both.exists():
-        yield both, "-1"
-    yield group / "memory.limit_in_bytes", memory
 
 
 def _mounts(root: Path) -> Iterator[tuple[str, str, str, list[str]]]:
@@ -343,11 +342,15 @@ def _words(path: Path) -> list[str]:
     return " ".join(_lines(path)).split()
 
 
-def _pids(path: Path) -> list[int]:
-    return [int(word) for word in _words(path) if int(word) > 0]
+def _pids(path: str) -> list[int]:
+    return [int(word) for word in _words(Path(path)) if int(word) > 0]
 
 
-def _write(path: Path, text: str) -> None:
+def _exists(path: str) -> bool:
+    return Path(path).exists()
+
+
+def _write(path: str, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, text.encode())
@@ -355,11 +358,11 @@ def _write(path: Path, text: str) -> None:
         os.close(descriptor)
 
 
-def _open(group: Path | None, name: str) -> int | None:
+def _open(group: str | None, name: str) -> int | None:
     if group is None:
         return None
     try:
-        return os.open(group / name, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(f"{group}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
 

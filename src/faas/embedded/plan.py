@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import PurePath
 from typing import ClassVar, Protocol
 
@@ -68,7 +69,7 @@ class JoinCgroup:
     """Be a member of that group."""
 
     opcode: ClassVar[int] = 3
-    procs_file: PurePath
+    procs_file: str
 
     def payload(self) -> bytes:
         return _string(self.procs_file)
@@ -90,7 +91,7 @@ class PidFile:
     """Write the pid and start time there before the sandbox goes on."""
 
     opcode: ClassVar[int] = 5
-    path: PurePath
+    path: str
 
     def payload(self) -> bytes:
         return _string(self.path)
@@ -234,7 +235,7 @@ class Mask:
         return _string(self.path)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """The steps, sorted as the launcher takes them; steps of one kind keep their order."""
 
@@ -246,8 +247,9 @@ class Plan:
         ops = [op for group in groups for op in group]
         return cls(tuple(sorted(ops, key=lambda op: op.opcode)))
 
-    def encode(self) -> bytes:
-        """Return the steps as the launcher reads them."""
+    @cached_property
+    def encoded(self) -> bytes:
+        """The steps as the launcher reads them."""
         return b"".join([_encode_one(op.opcode, op.payload()) for op in self.ops])
 
     def describe(self) -> list[str]:

@@ -40,13 +40,13 @@ def reclaim(run_parent: Path, cgroups: Cgroups, *, keep: AbstractSet[str]) -> Re
 
 
 def _remove(cgroups: Cgroups, leaf: Leaf, count: _Count) -> None:
-    there = {path for path in leaf.directories.values() if path.is_dir()}
+    there = {path for path in map(Path, leaf.directories.values()) if path.is_dir()}
     if not there:
         return
     count.processes += cgroups.kill(leaf)
     if cgroups.remove(leaf):
         count.cgroups += len(there)
-    ours = {path.parent for path in cgroups.leaf("any").directories.values()}
+    ours = {Path(path).parent for path in cgroups.leaf("any").directories.values()}
     for parent in {path.parent for path in there} - ours:
         # A gateway that was started from another group left its own parent there.
         with contextlib.suppress(OSError):

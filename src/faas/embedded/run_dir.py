@@ -20,6 +20,7 @@ from faas.embedded.cgroups import Leaf
 from faas.ids import SandboxId
 
 _META_VERSION = 1
+_SOCKET_NAME_MAX = 100
 _BACKLOG = 8
 """As many hosts as the agent serves at once."""
 _FILES = ("agent.sock", "pid", "pid.tmp", "meta.json")
@@ -43,7 +44,7 @@ class Meta:
     @property
     def leaf(self) -> Leaf:
         """Its control groups."""
-        return Leaf({name: Path(path) for name, path in self.cgroups.items()})
+        return Leaf(self.cgroups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +59,15 @@ class RunDir:
         return SandboxId(self.path.name)
 
     @property
-    def pid_file(self) -> Path:
+    def pid_file(self) -> str:
         """Where the launcher writes the pid."""
-        return self.path / "pid"
+        return f"{self.path}/pid"
 
     def create(self, meta: Meta) -> None:
         """Make it and write the intent."""
         self.path.mkdir(mode=0o700)
-        (self.path / "meta.json").write_bytes(msgspec.json.encode(meta))
+        with open(f"{self.path}/meta.json", "wb", 0) as file:  # noqa: PTH123  on the hot path
+            file.write(msgspec.json.encode(meta))
 
     def meta(self) -> Meta | None:
         """Read what was written; None when it was never whole."""
@@ -106,6 +108,10 @@ class RunDir:
     @contextlib.contextmanager
     def _short_path(self, name: str) -> Generator[str]:
         """Socket names end at 107 bytes; through a descriptor any directory is short."""
+        plain = f"{self.path}/{name}"
+        if len(plain) < _SOCKET_NAME_MAX:
+            yield plain
+            return
         directory = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             yield f"/proc/self/fd/{directory}/{name}"
@@ -115,7 +121,7 @@ class RunDir:
     def open_process(self) -> int | None:
         """Return a pidfd of the sandbox's first process; None when it is gone."""
         try:
-            pid, start_time = map(int, self.pid_file.read_text().split())
+            pid, start_time = map(int, Path(self.pid_file).read_text().split())
             pidfd = os.pidfd_open(pid)
         except (OSError, ValueError):
             return None

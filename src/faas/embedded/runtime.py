@@ -135,12 +135,11 @@ class EmbeddedRuntime:
         return sandbox
 
     def _meta(self, spec: SandboxSpec) -> Meta:
-        directories = self._cgroups.leaf(spec.id).directories
         return Meta(
             image_digest=spec.root.digest,
             isolation=self.isolation,
             slot=self._slots.take() if self._is_root else None,
-            cgroups={name: str(path) for name, path in directories.items()},
+            cgroups=dict(self._cgroups.leaf(spec.id).directories),
             env=list(spec.root.env),
             working_dir=spec.root.working_dir,
         )

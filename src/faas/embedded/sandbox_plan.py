@@ -61,7 +61,7 @@ def sandbox_plan(
 def encoded(plans: tuple[Plan, Plan]) -> bytes:
     """Return both halves as the launcher reads them."""
     own, root = plans
-    return own.encode() + _encoded_root(root)
+    return own.encoded + root.encoded
 
 
 @lru_cache(maxsize=256)
@@ -70,11 +70,6 @@ def root_plan(tree: Path | None, *, etc: Path, disk_bytes: int, is_idmapped: boo
     if tree is None:
         return Plan.of(host_ops(etc, disk_bytes=disk_bytes))
     return Plan.of(image_ops(tree, disk_bytes=disk_bytes, is_idmapped=is_idmapped))
-
-
-@lru_cache(maxsize=256)
-def _encoded_root(root: Plan) -> bytes:
-    return root.encode()
 
 
 def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta) -> list[Op]:

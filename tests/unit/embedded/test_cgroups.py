@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_without_any_hierarchy_only_rlimits_hold(host):
     groups = open_cgroups("t", root=host.root)
     assert groups.label == "rlimits only"
     leaf = groups.create("x", LIMITS)
-    assert leaf.procs_files == ()
+    assert leaf.procs_files == []
     assert groups.remove(leaf)
 
 
@@ -97,9 +98,10 @@ def kernel_v2(monkeypatch):
     real = subject._write
 
     def write(path, text):
-        if path.name != "cgroup.subtree_control":
+        if not path.endswith("cgroup.subtree_control"):
             real(path, text)
             return
+        path = Path(path)
         now = set(path.read_text().split()) if path.exists() else set()
         path.write_text(" ".join(sorted(now | set(text.replace("+", "").split()))))
 
@@ -124,7 +126,7 @@ def test_v2_moves_us_out_of_the_way(host, kernel_v2, monkeypatch):
     moved = host.group("sys/fs/cgroup/own/faas-gateway", cgroup__procs="") / "cgroup.procs"
 
     def write(path, text):
-        busy = path == own / "cgroup.subtree_control" and not moved.read_text()
+        busy = path == str(own / "cgroup.subtree_control") and not moved.read_text()
         if busy:
             raise OSError(errno.EBUSY, "busy")
         kernel_v2(path, text)
@@ -217,7 +219,7 @@ def test_a_busy_group_is_killed_and_tried_again(tmp_path, monkeypatch):
             raise OSError(errno.EBUSY, "busy")
 
     killed = []
-    monkeypatch.setattr(type(tmp_path), "rmdir", rmdir)
+    monkeypatch.setattr(subject.os, "rmdir", rmdir)
     monkeypatch.setattr(Cgroups, "kill", lambda _, leaf: killed.append(leaf))
     assert Cgroups(1, {}).remove(leaf)
     assert (len(tries), len(killed)) == (3, 2)
@@ -227,6 +229,6 @@ def test_a_group_that_never_empties_is_given_up(tmp_path, monkeypatch):
     def rmdir(path):
         raise OSError(errno.EBUSY, "busy")
 
-    monkeypatch.setattr(type(tmp_path), "rmdir", rmdir)
+    monkeypatch.setattr(subject.os, "rmdir", rmdir)
     monkeypatch.setattr(subject.time, "sleep", lambda _: None)
     assert not Cgroups(1, {}).remove(Leaf({"pids": leaf_with(tmp_path / "p")}))

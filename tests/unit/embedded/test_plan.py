@@ -64,7 +64,7 @@ def test_each_step_is_encoded_as_the_protocol_says(op, expected):
 
 def test_encoding_names_every_step_once():
     plan = Plan.of([Directory("/a"), Proc()])
-    assert decode(plan.encode()) == [(10, b"\2\0\0\0/a\xed\1\0\0"), (15, b"\5\0\0\0/proc")]
+    assert decode(plan.encoded) == [(10, b"\2\0\0\0/a\xed\1\0\0"), (15, b"\5\0\0\0/proc")]
 
 
 def test_a_name_with_nul_is_refused():
@@ -162,7 +162,7 @@ def make_plan(tmp_path, *, slot=3, held=True, path=None):
     root = RootFilesystem("host" if path is None else "sha256:1", path)
     spec = SandboxSpec(SandboxId("sbx-1"), root, Limits(memory_bytes=99, pids_max=5))
     own, root = sandbox_plan(spec, RunDir(tmp_path), meta, Ingredients(tmp_path, b"", held, held))
-    assert decode(encoded((own, root))) == decode(own.encode()) + decode(root.encode())
+    assert decode(encoded((own, root))) == decode(own.encoded) + decode(root.encoded)
     return Plan.of(own.ops, root.ops)
 
 

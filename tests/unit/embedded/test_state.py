@@ -71,21 +71,21 @@ def test_connecting_where_nobody_listens_fails(run_dir):
 
 
 def test_a_process_is_known_by_pid_and_start_time(run_dir, child):
-    run_dir.pid_file.write_text(f"{child.pid} {start_time(child.pid)}\n")
+    Path(run_dir.pid_file).write_text(f"{child.pid} {start_time(child.pid)}\n")
     pidfd = run_dir.open_process()
     assert pidfd is not None
     os.close(pidfd)
 
 
 def test_another_process_of_the_same_number_is_not_touched(run_dir, child):
-    run_dir.pid_file.write_text(f"{child.pid} {int(start_time(child.pid)) - 1}\n")
+    Path(run_dir.pid_file).write_text(f"{child.pid} {int(start_time(child.pid)) - 1}\n")
     assert run_dir.open_process() is None
     assert not run_dir.kill()
     assert child.poll() is None
 
 
 def test_killing_waits_until_it_is_gone(run_dir, child):
-    run_dir.pid_file.write_text(f"{child.pid} {start_time(child.pid)}\n")
+    Path(run_dir.pid_file).write_text(f"{child.pid} {start_time(child.pid)}\n")
     assert run_dir.kill()
     assert child.wait() == -signal.SIGKILL
 
@@ -93,7 +93,7 @@ def test_killing_waits_until_it_is_gone(run_dir, child):
 @pytest.mark.parametrize("text", [None, "", "x y", "1"])
 def test_a_pid_file_that_says_nothing_is_no_process(run_dir, text):
     if text is not None:
-        run_dir.pid_file.write_text(text)
+        Path(run_dir.pid_file).write_text(text)
     assert run_dir.open_process() is None
 
 
@@ -108,7 +108,7 @@ def test_reclaim_takes_all_but_what_is_kept(tmp_path):
     (tmp_path / "cg").mkdir()
     for name in ("sbx-1", "sbx-2"):
         (tmp_path / "cg" / name).mkdir()
-        leaf = {key: str(path) for key, path in groups.leaf(name).directories.items()}
+        leaf = groups.leaf(name).directories
         RunDir(tmp_path / name).create(Meta("host", "n", None, leaf, [], "/"))
     report = reclaim(tmp_path, groups, keep={"sbx-2"})
     assert report == ReclaimReport(sandboxes=1, processes=0, cgroups=1, files=1)
