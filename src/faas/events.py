@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from faas.ids import ExecutionId, SandboxId, TenantId
+from faas.ids import ExecutionId, InstanceId, SandboxId, TenantId
 from faas.model import ExecutionRecord
 
 
@@ -53,6 +53,15 @@ class ExecutionRejected(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CachedResultDiffered(Event):
+    """A sample of the cache's answers was run again and said something else."""
+
+    execution_id: ExecutionId
+    cached_execution_id: ExecutionId
+    tenant: TenantId
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxCreated(Event):
     """A sandbox became ready."""
 
@@ -77,6 +86,15 @@ class SandboxDestroyed(Event):
     sandbox_id: SandboxId
     runtime: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceChanged(Event):
+    """An instance is in another state; `destroyed` is the last."""
+
+    instance_id: InstanceId
+    tenant: TenantId
+    state: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,8 @@ class ExecutionSpec:
     cache_key: str | None = None
     snapshot_id: str | None = None
     branch_from: str | None = None
+    instance_id: str | None = None
+    """Of mode `persistent`: the instance it runs in, by id or by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ what still runs to the next gateway. Each execution is driven by one task of `Dr
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from faas.clock import Clock, Deadline, SystemClock
 from faas.errors import (
     ExecutionNotFoundError,
     UnavailableError,
+    UnsupportedError,
     WrongStateError,
 )
 from faas.events import EventBus
@@ -24,21 +25,28 @@ from faas.executor.background import Background
 from faas.executor.disposal import Disposal
 from faas.executor.driver import Driver
 from faas.executor.idempotency import IdempotencyKey
+from faas.executor.images import ImageResolver
+from faas.executor.instance_records import InstanceLedger, InstanceRecord
+from faas.executor.instances import Instances
 from faas.executor.intake import Intake
 from faas.executor.ledger import Ledger
+from faas.executor.origins import Executions, Origins
 from faas.executor.output import ExecutionLogs
+from faas.executor.parking import Parking
 from faas.executor.records import Stored, raise_again
-from faas.executor.recovery import ImageResolver, Recovery, RecoveryReport
+from faas.executor.recovery import Recovery, RecoveryReport
+from faas.executor.result_cache import ResultCache
 from faas.executor.run import Workshop, make_sandbox
 from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import output_files, read_whole, remove
 from faas.executor.stdin import feed
 from faas.executor.warm_pool import PoolStats, Template, WarmPool
 from faas.ids import ExecutionId, SandboxId
-from faas.model import ExecutionRecord, ExecutionSpec, ExecutionState, NetworkMode
+from faas.model import ExecutionRecord, ExecutionSpec, ExecutionState, Mode, NetworkMode
 from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.protocols import ProbeReport, RootFilesystem
 from faas.sandbox.registry import Registry
+from faas.snapshots import SnapshotStore
 from faas.tenancy import Principal
 
 CHECKPOINT_BYTES = 4 << 20
@@ -74,8 +82,11 @@ class _Parts(NamedTuple):
     """What there is once the ledger is open."""
 
     ledger: Ledger
+    instances: Instances
     intake: Intake
     driver: Driver
+    results: ResultCache
+    origins: Origins | None
 
 
 class PlatformExecutor:
@@ -88,11 +99,13 @@ class PlatformExecutor:
         registry: Registry,
         images: ImageResolver,
         events: EventBus,
+        snapshots: SnapshotStore | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._images = images
+        self._snapshots = snapshots
         self._events = events
         self._clock: Clock = clock or SystemClock()
         self._work = Background()
@@ -101,6 +114,12 @@ class PlatformExecutor:
             running_max=settings.running_max, queued_max=settings.queued_max, clock=self._clock
         )
         self._disposal = Disposal(clock=self._clock, background=self._teardown)
+        self._parking = Parking(
+            count_max=0 if snapshots is None else settings.parked_max,
+            seconds=settings.parked_seconds,
+            destroy=self._disposal.take,
+            clock=self._clock,
+        )
         self._pool = WarmPool(
             size_max=settings.pool_max,
             idle_seconds=settings.pool_idle_seconds,
@@ -128,6 +147,7 @@ class PlatformExecutor:
         Raises:
             FaasError: why it could not be run; for a repeated key the stored error again.
         """
+        spec = await self._inherit(spec, principal, idempotency)
         found = self._admit(spec, principal, idempotency, deadline, is_detached=False)
         if not isinstance(found, Active):
             return _checked(await self._whole(found))
@@ -147,6 +167,7 @@ class PlatformExecutor:
         deadline: Deadline | None = None,
     ) -> ExecutionRecord:
         """Return as soon as it is queued durably; it runs even if this gateway dies."""
+        spec = await self._inherit(spec, principal, idempotency)
         found = self._admit(spec, principal, idempotency, deadline, is_detached=True)
         if not isinstance(found, Active):
             return await self._whole(found)
@@ -234,6 +255,23 @@ class PlatformExecutor:
         stored = self._stored(execution_id, principal)
         return ExecutionLogs.of_stored(stored, self._settings.spool_dir)
 
+    @property
+    def origins(self) -> Origins:
+        """Snapshots of executions, and what children start from.
+
+        Raises:
+            UnsupportedError: this executor was opened without a store for them.
+        """
+        origins = self._parts.origins
+        if origins is None:
+            raise UnsupportedError("this gateway keeps no snapshots")
+        return origins
+
+    @property
+    def instances(self) -> Instances:
+        """The instances. There are none before `start`."""
+        return self._parts.instances
+
     def stats(self) -> ExecutorStats:
         """Count."""
         busy: dict[str, int] = {}
@@ -276,6 +314,7 @@ class PlatformExecutor:
             registry=self._registry,
             images=self._images,
             admission=self._admission,
+            instances=parts.instances,
             events=self._events,
             clock=self._clock,
         ).run()
@@ -287,6 +326,19 @@ class PlatformExecutor:
         return report
 
     def _assemble(self, ledger: Ledger) -> "_Parts":
+        settings = self._settings
+        instances = Instances(
+            settings,
+            ledger=InstanceLedger(settings.ledger_path, synchronous=settings.ledger_synchronous),
+            registry=self._registry,
+            images=self._images,
+            snapshots=self._snapshots,
+            disposal=self._disposal,
+            background=self._work,
+            events=self._events,
+            clock=self._clock,
+            commands=_InstanceCommands(lambda: self._parts),
+        )
         intake = Intake(
             self._settings,
             ledger=ledger,
@@ -294,22 +346,65 @@ class PlatformExecutor:
             images=self._images,
             admission=self._admission,
             pool=self._pool,
+            instances=instances,
             events=self._events,
             clock=self._clock,
         )
+        results = ResultCache(settings.results_path, clock=self._clock, limits=settings.cache)
+        origins = self._open_origins(intake, ledger)
         driver = Driver(
-            Workshop(self._settings, ledger, self._pool, self._disposal, self._events, self._clock),
+            Workshop(
+                settings,
+                ledger,
+                self._pool,
+                self._disposal,
+                self._events,
+                self._clock,
+                instances,
+                results,
+                origins,
+            ),
+            parking=self._parking,
             admission=self._admission,
             background=self._work,
             forget=intake.forget,
         )
-        return _Parts(ledger, intake, driver)
+        return _Parts(ledger, instances, intake, driver, results, origins)
+
+    def _open_origins(self, intake: Intake, ledger: Ledger) -> Origins | None:
+        if self._snapshots is None:
+            return None
+        executions = Executions(
+            active=intake.actives.get,
+            is_stored=lambda found, who: ledger.get(found, who.tenant.id) is not None,
+            resolve_image=self._images.resolve,
+        )
+        return Origins(
+            self._settings.staging_dir,
+            snapshots=self._snapshots,
+            parking=self._parking,
+            executions=executions,
+        )
+
+    async def _inherit(
+        self, spec: ExecutionSpec, principal: Principal, idempotency: IdempotencyKey | None
+    ) -> ExecutionSpec:
+        """Find the parent of a request that names one; a repeated request has had its own."""
+        if spec.branch_from is None and spec.snapshot_id is None and spec.mode is not Mode.BRANCHED:
+            return spec
+        if spec.mode is Mode.PERSISTENT:
+            return spec
+        intake = self._parts.intake
+        if idempotency is not None and intake.find_key(principal.tenant.id, idempotency):
+            return spec
+        return await self.origins.inherit(spec, principal)
 
     async def drain(self, *, grace_seconds: float) -> None:
         """Refuse new work and wait that long for what is under way."""
         parts = self._parts
         parts.intake.is_closed = True
         self._pool.close()
+        self._parking.close()
         actives = parts.intake.actives
         try:
             async with asyncio.timeout(grace_seconds):
@@ -324,6 +419,7 @@ class PlatformExecutor:
             return
         self._is_closed = True
         self._pool.close()
+        self._parking.close()
         parts = self._parts_or_none
         if parts is None:
             await self._registry.aclose()
@@ -332,7 +428,10 @@ class PlatformExecutor:
         parts.driver.abandon(parts.intake.actives.values())
         await self._work.aclose()
         await self._finish_teardown()
-        await self._registry.aclose(leave_running=_left_running(parts.intake.actives.values()))
+        left_running = _left_running(parts.intake.actives.values())
+        await self._registry.aclose(leave_running=left_running | parts.instances.sandbox_ids())
+        parts.instances.close()
+        parts.results.close()
         await parts.ledger.aclose()
 
     async def abort(self) -> None:
@@ -341,9 +440,12 @@ class PlatformExecutor:
         parts.intake.is_closed = True
         self._disposal.freeze()
         parts.ledger.freeze()
+        parts.instances.freeze()
         parts.driver.abandon(parts.intake.actives.values())
         await self._work.aclose()
         await self._teardown.aclose()
+        parts.instances.close()
+        parts.results.close()
         await parts.ledger.aclose()
 
     async def _finish_teardown(self) -> None:
@@ -428,6 +530,8 @@ class PlatformExecutor:
     async def _maintain_once(self) -> None:
         if not self._parts.intake.is_closed:
             self._pool.tick()
+            self._parts.instances.tick()
+        self._parking.tick()
         self._parts.driver.end_overdue(list(self._parts.intake.actives.values()))
         for trimmed in self._parts.ledger.trim(self._settings.retention, now=self._clock.now()):
             if trimmed.is_spooled:
@@ -440,6 +544,31 @@ def _checked(record: ExecutionRecord) -> ExecutionRecord:
     if record.failure is not None:
         raise raise_again(record.failure)
     return record
+
+
+class _InstanceCommands:
+    """The executions of mode `persistent` under way, by instance."""
+
+    def __init__(self, parts: Callable[[], _Parts]) -> None:
+        self._parts = parts
+
+    def are_running(self, instance: InstanceRecord) -> bool:
+        return any(True for _ in self._of(instance))
+
+    async def end(self, instance: InstanceRecord) -> None:
+        own = list(self._of(instance))
+        for active in own:
+            self._parts().driver.cancel(active)
+        for active in own:
+            while not active.is_over:
+                await active.change()
+
+    def _of(self, instance: InstanceRecord) -> Iterator[Active]:
+        for active in self._parts().intake.actives.values():
+            spec = active.entry.spec
+            is_there = spec.instance_id in (instance.id, instance.spec.name)
+            if is_there and spec.mode is Mode.PERSISTENT and active.entry.tenant == instance.tenant:
+                yield active
 
 
 def _left_running(actives: Iterable[Active]) -> set[SandboxId]:

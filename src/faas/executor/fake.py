@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from faas.blobs.local import LocalBlobStore
+from faas.blobs.refs import LocalRefStore
 from faas.clock import Clock
 from faas.events import Event, EventBus
 from faas.executor.executor import PlatformExecutor
@@ -16,6 +18,7 @@ from faas.executor.settings import ExecutorSettings
 from faas.sandbox.fake import FakeHost, FakeRuntime
 from faas.sandbox.protocols import RootFilesystem
 from faas.sandbox.registry import Registry
+from faas.snapshots import SnapshotStore
 
 
 class AnyImage:
@@ -38,16 +41,24 @@ class FakePlatform:
     events: list[Event] = field(default_factory=list[Event])
     runtime: FakeRuntime = field(init=False)
     executor: PlatformExecutor = field(init=False)
+    snapshots: SnapshotStore = field(init=False)
     report: RecoveryReport = field(default_factory=RecoveryReport)
 
     def __post_init__(self) -> None:
         self.runtime = FakeRuntime(self.host)
         self.bus.listen(self.events.append)
+        kept = self.data_dir / "snapshots"
+        self.snapshots = SnapshotStore(
+            blobs=LocalBlobStore(kept / "blobs"),
+            refs=LocalRefStore(kept / "refs"),
+            clock=self.clock,
+        )
         self.executor = PlatformExecutor(
             replace(ExecutorSettings(self.data_dir, pool_size=2), **self.options),
             registry=Registry({"fake": self.runtime}, clock=self.clock, events=self.bus),
             images=AnyImage(),
             events=self.bus,
+            snapshots=self.snapshots,
             clock=self.clock,
         )
 

@@ -10,16 +10,17 @@ from faas.events import EventBus, ExecutionQueued, ExecutionRejected
 from faas.executor.active import Active
 from faas.executor.admission import Admission, Ticket
 from faas.executor.idempotency import IdempotencyKey
+from faas.executor.images import ImageResolver
+from faas.executor.instances import Instances
 from faas.executor.ledger import Ledger
 from faas.executor.modes import check_mode
 from faas.executor.records import Beginning, Stored
-from faas.executor.recovery import ImageResolver
 from faas.executor.run import template_of
 from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import output_files
 from faas.executor.warm_pool import WarmPool
 from faas.ids import ExecutionId, TenantId, new_execution_id
-from faas.model import ExecutionSpec, ExecutionState
+from faas.model import ExecutionSpec, ExecutionState, Mode
 from faas.sandbox.protocols import RootFilesystem, Runtime
 from faas.sandbox.registry import Registry
 from faas.tenancy import Principal
@@ -37,6 +38,7 @@ class Intake:
         images: ImageResolver,
         admission: Admission,
         pool: WarmPool,
+        instances: Instances,
         events: EventBus,
         clock: Clock,
     ) -> None:
@@ -46,6 +48,7 @@ class Intake:
         self._images = images
         self._admission = admission
         self._pool = pool
+        self._instances = instances
         self._events = events
         self._clock = clock
         self.actives: dict[ExecutionId, Active] = {}
@@ -75,6 +78,8 @@ class Intake:
             if self.is_closed:
                 raise UnavailableError("the gateway is shutting down", retry_after_seconds=1.0)
             check_mode(spec)
+            if spec.mode is Mode.PERSISTENT:
+                spec = self._instances.settle(spec, principal)
             runtime = self._registry.pick(spec)
             root = self._images.resolve(spec.image)
             ticket = self._admission.enter(principal.tenant)
@@ -143,7 +148,7 @@ class Intake:
     ) -> Active:
         """Give it a ready sandbox at once where that is possible: one commit less to wait for."""
         sandbox = None
-        if ticket.is_granted:
+        if ticket.is_granted and spec.mode not in (Mode.PERSISTENT, Mode.CACHED):
             sandbox = self._pool.take(template_of(runtime, root, spec), root)
         now = self._clock.now()
         has_place = sandbox is not None

@@ -1,38 +1,75 @@
 """What each mode does with its sandbox, one short function a mode.
 
-Only `ephemeral` is built: a fresh sandbox, destroyed afterwards, never answered from a cache.
+`ephemeral`: a fresh sandbox, destroyed afterwards, never answered from a cache. `cached`: the
+answer of a former run when there is one. `checkpointed`: the command really runs, then its files
+become a snapshot. `branched`: a run that starts from the files of a parent. `persistent`: a command
+in an instance, which is made when there is none, and stays.
+
+`after` is what remains to be done once the command has ended, also for a command that was started
+by a former gateway; doing it twice does it once.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
-from faas.errors import UnsupportedError
+from faas.errors import InvalidArgumentError, UnsupportedError
 from faas.executor.active import Active
-from faas.executor.run import Workshop, run_once
+from faas.executor.cached_mode import run_cached
+from faas.executor.run import Workshop, run_once, run_persistent
 from faas.model import ExecutionResult, ExecutionSpec, Mode
 
 RunMode = Callable[[Active, Workshop], Awaitable[ExecutionResult]]
 
-MODES: Mapping[Mode, RunMode] = {Mode.EPHEMERAL: run_once}
+
+async def run_checkpointed(active: Active, shop: Workshop) -> ExecutionResult:
+    """Run it, then keep its files.
+
+    Raises:
+        FaasError: we failed; when its files could not be kept, that is a failure too.
+    """
+    return await after(await run_once(active, shop), active, shop)
+
+
+async def after(result: ExecutionResult, active: Active, shop: Workshop) -> ExecutionResult:
+    """Do what the mode asks for when the command has ended."""
+    if active.entry.spec.mode is not Mode.CHECKPOINTED:
+        return result
+    assert shop.origins is not None  # noqa: S101  check_mode refused it otherwise
+    record = await shop.origins.checkpoint(active)
+    return replace(result, snapshot_id=record.id)
+
+
+MODES: Mapping[Mode, RunMode] = {
+    Mode.EPHEMERAL: run_once,
+    Mode.CACHED: run_cached,
+    Mode.CHECKPOINTED: run_checkpointed,
+    Mode.BRANCHED: run_once,
+    Mode.PERSISTENT: run_persistent,
+}
 
 
 def check_mode(spec: ExecutionSpec) -> None:
-    """Refuse what is not built.
+    """Refuse what is not built, and what does not fit the mode.
 
     Raises:
-        UnsupportedError: the mode, or a field that only such a mode uses.
+        UnsupportedError: the mode.
+        InvalidArgumentError: a field that the mode does not have.
     """
-    supported: dict[str, object] = {"supported": [mode.value for mode in MODES]}
     if spec.mode not in MODES:
         raise UnsupportedError(
-            f"the mode {spec.mode.value} is not built yet; ephemeral is", details=supported
+            f"the mode {spec.mode.value} is not built yet",
+            details={"supported": [mode.value for mode in MODES]},
         )
-    given = {
-        "cache_key": spec.cache_key,
-        "snapshot_id": spec.snapshot_id,
-        "branch_from": spec.branch_from,
-    }
-    for name, value in given.items():
-        if value is not None:
-            raise UnsupportedError(
-                f"{name} belongs to a mode that is not built yet", details=supported
-            )
+    if spec.instance_id is not None and spec.mode is not Mode.PERSISTENT:
+        raise InvalidArgumentError(
+            f"instance_id means nothing in mode {spec.mode.value}", hint="set mode to persistent"
+        )
+    if spec.mode is Mode.CACHED and (spec.stdin_open or spec.tty):
+        raise InvalidArgumentError(
+            "a command that is typed to cannot be answered from the cache",
+            hint="leave out stdin_open and tty, or use mode ephemeral",
+        )
+    if spec.cache_key is not None and spec.mode is not Mode.CACHED:
+        raise InvalidArgumentError(
+            f"cache_key means nothing in mode {spec.mode.value}", hint="set mode to cached"
+        )

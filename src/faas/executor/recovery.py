@@ -15,22 +15,23 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from faas.clock import Clock
 from faas.errors import FaasError, SandboxBrokenError, UnavailableError
 from faas.events import EventBus
 from faas.executor.active import Active
 from faas.executor.admission import Admission, Ticket
+from faas.executor.images import ImageResolver
+from faas.executor.instances import Instances
 from faas.executor.ledger import Ledger
 from faas.executor.records import Beginning
-from faas.executor.run import MAIN, overdue_ns
+from faas.executor.run import Borrowed, overdue_ns, process_name
 from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import output_files, remove, remove_strangers
 from faas.ids import SandboxId
-from faas.model import ExecutionState
+from faas.model import ExecutionState, Mode
 from faas.sandbox.guarded import GuardedSandbox
-from faas.sandbox.protocols import Process, ReclaimReport, RootFilesystem
+from faas.sandbox.protocols import Process, ReclaimReport
 from faas.sandbox.registry import Registry
 from faas.tenancy import Tenant
 
@@ -43,14 +44,6 @@ ADOPT_SECONDS_MAX = 10.0
 ADOPT_CONCURRENCY = 8
 
 _log = logging.getLogger(__name__)
-
-
-class ImageResolver(Protocol):
-    """What recovery needs of the image store."""
-
-    def resolve(self, reference: str) -> RootFilesystem:
-        """Return what an image's name stands for. Raises ImageNotFoundError."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +75,7 @@ class Recovery:
         registry: Registry,
         images: ImageResolver,
         admission: Admission,
+        instances: Instances,
         events: EventBus,
         clock: Clock,
     ) -> None:
@@ -90,11 +84,13 @@ class Recovery:
         self._registry = registry
         self._images = images
         self._admission = admission
+        self._instances = instances
         self._events = events
         self._clock = clock
 
     async def run(self) -> tuple[RecoveryReport, list[Active]]:
         """Return what was found, and the executions to drive to their end."""
+        await self._instances.recover()
         live = self._ledger.live()
         placed = [entry for entry in live if entry.state is ExecutionState.RUNNING]
         gate = asyncio.Semaphore(ADOPT_CONCURRENCY)
@@ -112,7 +108,8 @@ class Recovery:
             failed=len(doomed),
             spool_files=self._remove_spool_strangers(actives),
             reclaimed=await self._reclaim(
-                {active.sandbox.id for active in adopted if active.sandbox is not None}
+                self._instances.sandbox_ids()
+                | {active.sandbox.id for active in adopted if active.sandbox is not None}
             ),
         )
         return report, actives
@@ -130,22 +127,29 @@ class Recovery:
         active.sandbox = sandbox
         active.process = process
         active.was_started = True
-        active.overdue_ns = overdue_ns(active, self._clock)
+        if entry.spec.mode is not Mode.PERSISTENT:
+            active.overdue_ns = overdue_ns(active, self._clock)
         return active
 
     async def _adopt(self, entry: Beginning, gate: asyncio.Semaphore) -> Adopted | None:
-        runtime = self._registry.get(entry.runtime or "")
-        if runtime is None or entry.sandbox_id is None:
+        if entry.sandbox_id is None:
             return None
         try:
             async with gate, asyncio.timeout(ADOPT_SECONDS_MAX):
-                sandbox = await runtime.adopt(entry.sandbox_id)
-                if sandbox is None:
+                guarded = await self._sandbox(entry, entry.sandbox_id)
+                if guarded is None:
                     return None
-                guarded = GuardedSandbox(sandbox, events=self._events)
-                return guarded, await guarded.attach(MAIN)
+                return guarded, await guarded.attach(process_name(entry))
         except (FaasError, OSError):
             return None
+
+    async def _sandbox(self, entry: Beginning, sandbox_id: SandboxId) -> GuardedSandbox | None:
+        lent = self._instances.sandbox(sandbox_id)
+        if lent is not None:
+            return Borrowed(lent, events=self._events)
+        runtime = self._registry.get(entry.runtime or "")
+        sandbox = None if runtime is None else await runtime.adopt(sandbox_id)
+        return None if sandbox is None else GuardedSandbox(sandbox, events=self._events)
 
     def _anew(self, entry: Beginning) -> Active:
         if not entry.is_detached:

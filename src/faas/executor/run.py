@@ -19,17 +19,23 @@ from faas.errors import (
 from faas.events import EventBus, ExecutionStarted
 from faas.executor.active import Active
 from faas.executor.disposal import Disposal
+from faas.executor.instances import Instances
 from faas.executor.ledger import Ledger
+from faas.executor.origins import Origins
+from faas.executor.records import Beginning
+from faas.executor.result_cache import ResultCache
 from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import read_both, read_whole
 from faas.executor.warm_pool import Template, WarmPool
 from faas.ids import SandboxId, new_sandbox_id
+from faas.lifecycle import SandboxState
 from faas.model import (
     ExecutionResult,
     ExecutionSpec,
     ExecutionState,
     ExitReason,
     Limits,
+    Mode,
     NetworkMode,
     Timings,
     Usage,
@@ -42,6 +48,7 @@ from faas.sandbox.protocols import (
     Runtime,
     SandboxSpec,
 )
+from faas.tenancy import Principal
 
 MAIN = "main"
 """The name of an execution's command in its sandbox; a later gateway attaches by it."""
@@ -55,6 +62,20 @@ CANCEL_SECONDS_MAX = 5.0
 PASSWD_BYTES_MAX = 256 << 10
 
 
+class Borrowed(GuardedSandbox):
+    """An instance's sandbox in the hands of one execution: what breaks for it is broken for it
+    only, and at its end the sandbox stays."""
+
+    __slots__ = ()
+
+    def __init__(self, lender: GuardedSandbox, *, events: EventBus) -> None:
+        super().__init__(lender, events=events)
+
+    async def destroy(self, reason: str) -> None:
+        """Give it back."""
+        self.state = SandboxState.DEAD
+
+
 @dataclass(frozen=True, slots=True)
 class Workshop:
     """What a run needs."""
@@ -65,6 +86,14 @@ class Workshop:
     disposal: Disposal
     events: EventBus
     clock: Clock
+    instances: Instances
+    results: ResultCache | None = None
+    origins: Origins | None = None
+
+
+def process_name(entry: Beginning) -> str:
+    """Name an execution's command in its sandbox: several of them share an instance."""
+    return entry.id if entry.spec.mode is Mode.PERSISTENT else MAIN
 
 
 def template_of(runtime: Runtime, root: RootFilesystem, spec: ExecutionSpec) -> Template:
@@ -78,15 +107,23 @@ async def run_once(active: Active, shop: Workshop) -> ExecutionResult:
     Raises:
         FaasError: we failed.
     """
-    clock = shop.clock
-    granted_ns = clock.monotonic_ns()
+    granted_ns = shop.clock.monotonic_ns()
     sandbox = active.sandbox or await _find_sandbox(active, shop)
+    return await run_in(active, shop, sandbox, granted_ns=granted_ns)
+
+
+async def run_in(
+    active: Active, shop: Workshop, sandbox: GuardedSandbox, *, granted_ns: int
+) -> ExecutionResult:
+    """Run an execution in this sandbox, whoever made it."""
+    clock = shop.clock
     command = await _prepare(active, shop, sandbox)
     ready_ns = clock.monotonic_ns()
     active.was_started = True
-    process = await sandbox.start(MAIN, command, active.output)
+    process = await sandbox.start(process_name(active.entry), command, active.output)
     active.process = process
-    active.overdue_ns = overdue_ns(active, clock)
+    if command.is_exclusive:
+        active.overdue_ns = overdue_ns(active, clock)
     active.wake()
     entry = active.entry
     shop.events.publish(
@@ -108,6 +145,20 @@ async def run_once(active: Active, shop: Workshop) -> ExecutionResult:
         collect_us=(clock.monotonic_ns() - ended_ns) // 1000,
     )
     return _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)
+
+
+async def run_persistent(active: Active, shop: Workshop) -> ExecutionResult:
+    """Run an execution in its instance, which is made first when nobody has yet.
+
+    Raises:
+        FaasError: we failed, or the instance is not running.
+    """
+    granted_ns = shop.clock.monotonic_ns()
+    principal = Principal(active.tenant, frozenset())
+    reference = await shop.instances.arrive(active.entry.spec, principal)
+    async with shop.instances.use(reference, principal) as (_, sandbox):
+        active.sandbox = Borrowed(sandbox, events=shop.events)
+        return await run_in(active, shop, active.sandbox, granted_ns=granted_ns)
 
 
 async def resume(active: Active) -> ExecutionResult:
@@ -175,7 +226,7 @@ async def _find_sandbox(active: Active, shop: Workshop) -> GuardedSandbox:
     """Take one now if it had to wait for its turn, else make one: the pool was asked before."""
     runtime, root, spec = active.runtime, active.root, active.entry.spec
     assert runtime is not None  # noqa: S101  only what recovery dooms or adopts has none
-    if active.ticket.turn is not None:
+    if active.ticket.turn is not None or spec.mode is Mode.CACHED:
         active.sandbox = shop.pool.take(template_of(runtime, root, spec), root)
         active.is_from_pool = active.sandbox is not None
     if active.sandbox is None:
@@ -188,6 +239,9 @@ async def _prepare(active: Active, shop: Workshop, sandbox: GuardedSandbox) -> C
     working_dir = spec.working_dir or active.root.working_dir or "/"
     if active.is_from_pool and _differ(spec.limits, shop.settings.pool_limits):
         await sandbox.apply_limits(spec.limits)
+    if spec.snapshot_id is not None and spec.mode is not Mode.PERSISTENT:
+        assert shop.origins is not None  # noqa: S101  it was found there
+        await shop.origins.restore(spec.snapshot_id, sandbox)
     if spec.archive is not None:
         await sandbox.make_dir(working_dir)
         await sandbox.put_archive(spec.archive, path=working_dir)
@@ -211,6 +265,7 @@ async def _prepare(active: Active, shop: Workshop, sandbox: GuardedSandbox) -> C
         tty=spec.tty,
         timeout_ms=spec.limits.timeout_ms,
         output_bytes_max=spec.limits.output_bytes_max,
+        is_exclusive=spec.mode is not Mode.PERSISTENT,
     )
 
 

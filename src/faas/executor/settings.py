@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from faas.executor.result_cache import CacheLimits
 from faas.model import Limits
 
 
@@ -38,6 +39,35 @@ class ExecutorSettings:
     ledger_synchronous: Literal["normal", "full"] = "normal"
     """`normal` survives the death of the gateway; `full` also that of the machine, by an fsync."""
     retention: Retention = field(default_factory=Retention)
+
+    cache: CacheLimits = field(default_factory=CacheLimits)
+    cache_verify_share: float = 0.0
+    """Share of the cache's answers that are run again and compared."""
+    parked_max: int = 8
+    """Sandboxes of ended executions kept for a fork of them."""
+    parked_seconds: float = 120.0
+    forked_seconds_max: float = 86_400.0
+    """Snapshots taken only for a fork are forgotten at this age, unless a child of them lives."""
+
+    instances_max: int = 64
+    """Of one tenant, in whatever state."""
+    instance_idle_seconds: float = 900.0
+    """Of an instance made by an execution in mode `persistent`: unused that long it sleeps."""
+
+    @property
+    def scratch_dir(self) -> Path:
+        """Where the files of an instance lie for the moment between sandbox and store."""
+        return self.data_dir / "instance-scratch"
+
+    @property
+    def results_path(self) -> Path:
+        """The SQLite file of the result cache."""
+        return self.data_dir / "results.sqlite"
+
+    @property
+    def staging_dir(self) -> Path:
+        """Where tars of sandboxes are while they are taken or put back."""
+        return self.data_dir / "snapshot-staging"
 
     @property
     def ledger_path(self) -> Path:

@@ -213,6 +213,7 @@ class _Box:
     spec: SandboxSpec
     limits: Limits
     is_alive: bool = True
+    is_paused: bool = False
     files: dict[str, bytes] = field(default_factory=dict[str, bytes])
     modes: dict[str, int] = field(default_factory=dict[str, int])
     dirs: set[str] = field(default_factory=lambda: {"/", "/tmp", "/workspace", "/root"})  # noqa: S108  names inside the fake
@@ -412,6 +413,12 @@ class FakeSandbox:
         content = await self.read_file(source)
         await self.write_file(target, content, mode=box.modes.pop(source))
         del box.files[source]
+
+    async def pause(self) -> None:
+        self._alive().is_paused = True
+
+    async def resume(self) -> None:
+        self._alive().is_paused = False
 
     async def destroy(self, reason: str) -> None:
         self._host.break_sandbox(self.id)

@@ -1,6 +1,6 @@
 """A sandbox that cannot be misused: every step is checked against the life-cycle table.
 
-    creating → ready → busy → dead          (`SandboxState` in `faas.lifecycle`)
+    creating → ready → busy → dead, ready | busy ⇄ paused      (`SandboxState` in `faas.lifecycle`)
 
 After its first failure of our own (`InternalError`, `UnavailableError`, or anything unforeseen) a
 sandbox is dead to everybody but `destroy`: nothing is ever run in a place that misbehaved once.
@@ -18,11 +18,14 @@ from faas.errors import (
     InternalError,
     SandboxBrokenError,
     UnavailableError,
+    UnsupportedError,
+    WrongStateError,
 )
 from faas.events import EventBus, SandboxCreated, SandboxCreateFailed, SandboxDestroyed
 from faas.ids import SandboxId
 from faas.lifecycle import SandboxState, advance
 from faas.model import FileInput, Limits
+from faas.sandbox.capabilities import Pausable
 from faas.sandbox.protocols import (
     Command,
     FileStat,
@@ -150,6 +153,28 @@ class GuardedSandbox:
     async def rename(self, source: str, target: str) -> None:
         await self._do(self._inner.rename(source, target))
 
+    async def pause(self) -> None:
+        """Freeze everything in it.
+
+        Raises:
+            UnsupportedError: its runtime cannot.
+        """
+        if self.state is not SandboxState.PAUSED:
+            await self._do(self._pausable().pause())
+            self.state = advance(self.state, SandboxState.PAUSED)
+
+    async def resume(self) -> None:
+        """Let it go on."""
+        inner = self._pausable()
+        if self.state is SandboxState.PAUSED:
+            self.state = SandboxState.READY
+        await self._do(inner.resume())
+
+    def _pausable(self) -> Pausable:
+        if isinstance(self._inner, Pausable):
+            return self._inner
+        raise UnsupportedError(f"the runtime {self.runtime} cannot pause a sandbox")
+
     async def destroy(self, reason: str) -> None:
         """End everything in it; may be repeated until it succeeds, then does nothing."""
         self.state = SandboxState.DEAD
@@ -165,9 +190,11 @@ class GuardedSandbox:
     def _check(self) -> None:
         if self.state is SandboxState.DEAD:
             raise SandboxBrokenError("the sandbox is gone")
+        if self.state is SandboxState.PAUSED:
+            raise WrongStateError("the sandbox is paused", hint="resume it first")
 
     async def _do(self, call: Awaitable[T]) -> T:
-        if self.state is SandboxState.DEAD:
+        if self.state in (SandboxState.DEAD, SandboxState.PAUSED):
             close = getattr(call, "close", None)
             if close is not None:
                 close()

@@ -1,0 +1,683 @@
+"""Instances: sandboxes with a name that keep their files between commands and outlive the gateway.
+
+    creating → running ⇄ paused, running ⇄ stopped, any → failed, any → destroyed
+
+Stopping ends the commands and keeps the files as a snapshot; starting restores them into a new
+sandbox. Each step writes its intent, acts, and writes its outcome, so that a gateway killed between
+any two lines leaves a state that the next one can finish or take back (`Instances.recover`).
+
+An instance that sleeps (stopped or paused because nobody used it) is woken by its next use. An
+instance is in use while a command of ours runs in it; what a command left in the background does
+not count.
+"""
+
+import asyncio
+import logging
+import re
+import shutil
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+from faas.clock import Clock
+from faas.errors import (
+    FaasError,
+    InstanceNotFoundError,
+    InvalidArgumentError,
+    QuotaExceededError,
+    SandboxBrokenError,
+    SnapshotNotFoundError,
+    UnsupportedError,
+    WrongStateError,
+)
+from faas.events import EventBus, InstanceChanged
+from faas.executor.background import Background
+from faas.executor.disposal import Disposal
+from faas.executor.files_state import capture, restore
+from faas.executor.images import ImageResolver
+from faas.executor.instance_records import (
+    IdleAction,
+    InstanceLedger,
+    InstanceRecord,
+    InstanceSpec,
+    Intent,
+    settled,
+)
+from faas.executor.settings import ExecutorSettings
+from faas.ids import InstanceId, SandboxId, SnapshotId, new_instance_id, new_sandbox_id
+from faas.ids import new_snapshot_id as mint_snapshot_id
+from faas.lifecycle import InstanceState, advance
+from faas.model import ExecutionSpec
+from faas.sandbox.guarded import GuardedSandbox, create_guarded
+from faas.sandbox.protocols import RootFilesystem, SandboxSpec
+from faas.sandbox.registry import Registry
+from faas.snapshots import SnapshotInfo, SnapshotStore
+from faas.tenancy import Principal, Tenant
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_ID_PREFIX = "inst-"
+
+ADOPT_SECONDS_MAX = 10.0
+"""Connecting to a live agent is instant; one that does not answer is broken."""
+
+_UNDER_WAY = {
+    Intent.CREATE: "being made",
+    Intent.START: "starting",
+    Intent.STOP: "stopping",
+    Intent.DELETE: "being deleted",
+}
+_AWAKE = (InstanceState.RUNNING, InstanceState.PAUSED)
+
+_log = logging.getLogger(__name__)
+
+
+class Commands(Protocol):
+    """The executions that run in instances, as the executor knows them."""
+
+    def are_running(self, instance: InstanceRecord) -> bool:
+        """Whether any does."""
+        ...
+
+    async def end(self, instance: InstanceRecord) -> None:
+        """Cancel them all, and wait until they have ended."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Life:
+    """One instance in memory."""
+
+    record: InstanceRecord
+    tenant: Tenant
+    used_ns: int
+    sandbox: GuardedSandbox | None = None
+    users: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by each step that changes its state."""
+
+
+class Instances:
+    """All instances of one gateway. `recover` first."""
+
+    def __init__(
+        self,
+        settings: ExecutorSettings,
+        *,
+        ledger: InstanceLedger,
+        registry: Registry,
+        images: ImageResolver,
+        snapshots: SnapshotStore | None,
+        disposal: Disposal,
+        background: Background,
+        events: EventBus,
+        clock: Clock,
+        commands: Commands,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._registry = registry
+        self._images = images
+        self._snapshots = snapshots
+        self._disposal = disposal
+        self._background = background
+        self._events = events
+        self._clock = clock
+        self._commands = commands
+        self._lives: dict[InstanceId, _Life] = {}
+        self._arrivals: dict[str, asyncio.Lock] = {}
+
+    async def create(
+        self, spec: InstanceSpec, principal: Principal, *, instance_id: InstanceId | None = None
+    ) -> InstanceRecord:
+        """Make an instance and return it running.
+
+        Raises:
+            AlreadyExistsError: the tenant has an instance of that name.
+            QuotaExceededError: there are too many.
+        """
+        tenant = principal.tenant
+        if spec.name is not None and not _NAME.fullmatch(spec.name):
+            raise InvalidArgumentError(
+                f"{spec.name[:64]!r} is not a name for an instance",
+                hint="letters, digits, `.`, `_` and `-`, at most 63, a letter or digit first",
+            )
+        if spec.name is not None and spec.name.startswith((_ID_PREFIX, "exec-", "sbx-", "snap-")):
+            raise InvalidArgumentError(f"{spec.name[:64]!r} would be taken for an id")
+        spec = await self._with_snapshot(spec, principal)
+        root = self._images.resolve(spec.image)
+        runtime = self._registry.pick(_as_execution(spec))
+        self._check_room(tenant)
+        now = self._clock.now()
+        record = InstanceRecord(
+            id=instance_id or new_instance_id(),
+            tenant=tenant.id,
+            state=InstanceState.CREATING,
+            spec=spec,
+            created_at=now,
+            changed_at=now,
+            intent=Intent.CREATE,
+            runtime=runtime.name,
+            image_digest=root.digest,
+            sandbox_id=new_sandbox_id(),
+        )
+        self._ledger.put(record)
+        life = self._lives[record.id] = _Life(record, tenant, self._clock.monotonic_ns())
+        async with life.turn:
+            try:
+                sandbox = await self._make(record, root, spec.snapshot_id)
+            except BaseException:
+                del self._lives[record.id]
+                self._ledger.forget(record.id)
+                raise
+            self._runs(life, sandbox)
+        return life.record
+
+    def get(self, reference: str, principal: Principal) -> InstanceRecord:
+        """Return an instance by its id or its name.
+
+        Raises:
+            InstanceNotFoundError: there is none, or it is another tenant's.
+        """
+        return self._life(reference, principal.tenant).record
+
+    def list(self, principal: Principal) -> list[InstanceRecord]:
+        """Return the tenant's instances, newest first."""
+        own = [x.record for x in self._lives.values() if x.record.tenant == principal.tenant.id]
+        return sorted(own, key=lambda record: record.id, reverse=True)
+
+    async def start(self, reference: str, principal: Principal) -> InstanceRecord:
+        """Restore a stopped instance into a new sandbox. Harmless when it runs."""
+        life = self._life(reference, principal.tenant)
+        async with life.turn:
+            if life.record.state is not InstanceState.RUNNING:
+                advance(life.record.state, InstanceState.RUNNING)
+                await self._wake(life)
+        return life.record
+
+    async def stop(self, reference: str, principal: Principal) -> InstanceRecord:
+        """End its commands, keep its files as a snapshot, give back all it held."""
+        life = self._life(reference, principal.tenant)
+        async with life.turn:
+            if life.record.state is not InstanceState.STOPPED:
+                await self._stop(life, is_asleep=False)
+        return life.record
+
+    async def pause(self, reference: str, principal: Principal) -> InstanceRecord:
+        """Freeze everything in it, memory and all. Harmless when it is paused."""
+        life = self._life(reference, principal.tenant)
+        async with life.turn:
+            if life.record.state is not InstanceState.PAUSED:
+                await self._pause(life, is_asleep=False)
+        return life.record
+
+    async def resume(self, reference: str, principal: Principal) -> InstanceRecord:
+        """Let a paused instance go on. Harmless when it runs."""
+        life = self._life(reference, principal.tenant)
+        async with life.turn:
+            if life.record.state is InstanceState.STOPPED:
+                raise WrongStateError("the instance is stopped", hint="start it instead")
+            if life.record.state is not InstanceState.RUNNING:
+                advance(life.record.state, InstanceState.RUNNING)
+                await self._wake(life)
+        return life.record
+
+    async def delete(self, reference: str, principal: Principal) -> None:
+        """End it and forget its files."""
+        life = self._life(reference, principal.tenant)
+        async with life.turn:
+            await self._delete(life)
+
+    async def snapshot(
+        self, reference: str, principal: Principal, info: SnapshotInfo | None = None
+    ) -> SnapshotId:
+        """Keep the files of a running instance, or name those of a stopped one."""
+        life = self._life(reference, principal.tenant)
+        async with life.turn:
+            if life.record.state is InstanceState.STOPPED and life.record.snapshot_id is not None:
+                return life.record.snapshot_id
+            return await self._capture(life, info or self._info(life.record), mint_snapshot_id())
+
+    def is_ours(self, sandbox_id: SandboxId) -> bool:
+        """Whether a sandbox is an instance's."""
+        return sandbox_id in self.sandbox_ids()
+
+    def sandbox_ids(self) -> set[SandboxId]:
+        """Name every sandbox that must outlive this gateway."""
+        return {x.sandbox.id for x in self._lives.values() if x.sandbox is not None}
+
+    def sandbox(self, sandbox_id: SandboxId) -> GuardedSandbox | None:
+        """Return an instance's sandbox by its id."""
+        found = (x.sandbox for x in self._lives.values() if x.sandbox is not None)
+        return next((sandbox for sandbox in found if sandbox.id == sandbox_id), None)
+
+    @asynccontextmanager
+    async def use(
+        self, reference: str, principal: Principal
+    ) -> AsyncGenerator[tuple[InstanceRecord, GuardedSandbox]]:
+        """Lend its sandbox; it does not count as idle meanwhile. One that sleeps is woken.
+
+        Raises:
+            WrongStateError: it was stopped or paused by somebody, or it failed.
+        """
+        life = self._life(reference, principal.tenant)
+        if life.record.is_asleep:
+            async with life.turn:
+                if life.record.is_asleep:
+                    await self._wake(life)
+        elif life.record.state is InstanceState.CREATING:
+            async with life.turn:
+                pass
+        record, sandbox = life.record, life.sandbox
+        if record.state is not InstanceState.RUNNING or record.intent is not None or not sandbox:
+            raise _not_running(record)
+        life.users += 1
+        try:
+            yield record, sandbox
+        finally:
+            life.users -= 1
+            life.used_ns = self._clock.monotonic_ns()
+
+    def settle(self, spec: ExecutionSpec, principal: Principal) -> ExecutionSpec:
+        """Fill in which instance an execution means; one that is not there yet is made by `arrive`.
+
+        Raises:
+            InstanceNotFoundError: it names an id that nobody has.
+        """
+        reference = spec.instance_id
+        if reference is None:
+            return replace(spec, instance_id=new_instance_id())
+        life = self._find(reference, principal.tenant)
+        if life is not None:
+            return _within(spec, life.record)
+        if reference.startswith(_ID_PREFIX):
+            raise InstanceNotFoundError(details={"instance_id": reference[:64]})
+        return spec
+
+    async def arrive(self, spec: ExecutionSpec, principal: Principal) -> str:
+        """Make the instance an execution means, when nobody has yet; return how to find it."""
+        reference = spec.instance_id or ""
+        async with self._arrivals.setdefault(reference, asyncio.Lock()):
+            if self._find(reference, principal.tenant) is None:
+                is_id = reference.startswith(_ID_PREFIX)
+                made = InstanceSpec(
+                    image=spec.image,
+                    name=None if is_id else reference,
+                    runtime=spec.runtime,
+                    limits=spec.limits,
+                    network=spec.network,
+                    snapshot_id=spec.snapshot_id,
+                    idle_seconds=self._settings.instance_idle_seconds,
+                    idle_action=IdleAction.DELETE if self._snapshots is None else IdleAction.STOP,
+                )
+                minted = InstanceId(reference) if is_id else None
+                await self.create(made, principal, instance_id=minted)
+        self._arrivals.pop(reference, None)
+        return reference
+
+    async def recover(self) -> int:
+        """Take up what a former gateway left; return how many run on."""
+        shutil.rmtree(self._settings.scratch_dir, ignore_errors=True)
+        for record in self._ledger.all():
+            try:
+                await self._recover_one(record)
+            except FaasError:
+                _log.exception("an instance was not taken up", extra={"instance_id": record.id})
+        return len(self.sandbox_ids())
+
+    def tick(self) -> None:
+        """Notice the dead, and begin what time-outs ask for."""
+        now, now_ns = self._clock.now(), self._clock.monotonic_ns()
+        for life in list(self._lives.values()):
+            record, spec = life.record, life.record.spec
+            if life.turn.locked() or record.intent is not None:
+                continue
+            if life.sandbox is not None and not life.sandbox.is_alive:
+                self._fail(life, "its sandbox died")
+                continue
+            age = (now - record.created_at).total_seconds()
+            if spec.ttl_seconds is not None and age >= spec.ttl_seconds:
+                self._background.spawn(self._expire(life, IdleAction.DELETE))
+            elif (
+                spec.idle_seconds is not None
+                and record.state is InstanceState.RUNNING
+                and not self._is_used(life)
+                and now_ns - life.used_ns >= spec.idle_seconds * 1e9
+            ):
+                self._background.spawn(self._expire(life, spec.idle_action))
+
+    def freeze(self) -> None:
+        """Write nothing any more; for tests of a crash."""
+        self._ledger.freeze()
+
+    def close(self) -> None:
+        """Close the table. Sandboxes are left to the next gateway."""
+        self._ledger.close()
+
+    def _find(self, reference: str, tenant: Tenant) -> _Life | None:
+        life = self._lives.get(InstanceId(reference))
+        if life is None:
+            named = (
+                x
+                for x in self._lives.values()
+                if x.record.tenant == tenant.id and x.record.spec.name == reference
+            )
+            life = next(named, None)
+        return life if life is not None and life.record.tenant == tenant.id else None
+
+    def _life(self, reference: str, tenant: Tenant) -> _Life:
+        life = self._find(reference, tenant)
+        if life is None:
+            raise InstanceNotFoundError(details={"instance_id": reference[:64]})
+        return life
+
+    def _check_room(self, tenant: Tenant) -> None:
+        most = self._settings.instances_max
+        own = sum(x.record.tenant == tenant.id for x in self._lives.values())
+        if own >= most:
+            raise QuotaExceededError(
+                f"this tenant has {own} instances already",
+                hint="delete one first",
+                details={"instances_max": most},
+            )
+
+    async def _with_snapshot(self, spec: InstanceSpec, principal: Principal) -> InstanceSpec:
+        if spec.snapshot_id is None:
+            return spec
+        record = await self._store().get(spec.snapshot_id, tenant=principal.tenant.id)
+        return replace(spec, snapshot_id=record.id, image=record.image or record.image_digest)
+
+    def _store(self) -> SnapshotStore:
+        if self._snapshots is None:
+            raise UnsupportedError("this gateway keeps no snapshots")
+        return self._snapshots
+
+    async def _make(
+        self, record: InstanceRecord, root: RootFilesystem, files: str | None
+    ) -> GuardedSandbox:
+        runtime = self._registry.get(record.runtime or "")
+        if runtime is None:
+            raise UnsupportedError(f"the runtime {record.runtime} is gone")
+        assert record.sandbox_id is not None  # noqa: S101  written with the intent
+        sandbox = await create_guarded(
+            runtime,
+            SandboxSpec(
+                id=record.sandbox_id,
+                root=root,
+                limits=record.spec.limits,
+                network=record.spec.network,
+            ),
+            clock=self._clock,
+            events=self._events,
+            seconds_max=self._settings.create_seconds_max,
+        )
+        try:
+            if files is not None:
+                await self._restore(sandbox, files)
+        except BaseException:
+            self._disposal.take(sandbox, "its files could not be restored")
+            raise
+        return sandbox
+
+    async def _restore(self, sandbox: GuardedSandbox, files: str) -> None:
+        with self._scratch() as tar:
+            with tar.open("wb") as sink:
+                await self._store().write_tar(files, "files", sink)
+            await restore(sandbox, tar)
+
+    @contextmanager
+    def _scratch(self) -> Generator[Path]:
+        """A file for one tar, on the disk of the data directory."""
+        parent = self._settings.scratch_dir
+        parent.mkdir(exist_ok=True, mode=0o700)
+        with TemporaryDirectory(dir=parent) as directory:
+            yield Path(directory) / "files.tar"
+
+    def _runs(self, life: _Life, sandbox: GuardedSandbox) -> None:
+        life.sandbox = sandbox
+        life.used_ns = self._clock.monotonic_ns()
+        self._to(
+            life,
+            InstanceState.RUNNING,
+            sandbox_id=sandbox.id,
+            isolation=sandbox.isolation,
+            is_asleep=False,
+        )
+
+    def _to(self, life: _Life, state: InstanceState, **changes: object) -> None:
+        """Write an outcome."""
+        if state is not life.record.state:
+            advance(life.record.state, state)
+        record = settled(life.record, state=state, changed_at=self._clock.now(), **changes)
+        self._ledger.put(record)
+        life.record = record
+        self._events.publish(
+            InstanceChanged(instance_id=record.id, tenant=record.tenant, state=state.value)
+        )
+
+    def _intend(self, life: _Life, intent: Intent, **changes: object) -> None:
+        record = replace(life.record, intent=intent, **changes)  # type: ignore[arg-type]
+        self._ledger.put(record)
+        life.record = record
+
+    def _take_back(self, life: _Life, before: InstanceRecord) -> None:
+        """The step failed and changed nothing."""
+        self._ledger.put(before)
+        life.record = before
+
+    async def _wake(self, life: _Life) -> None:
+        if life.record.state is InstanceState.PAUSED:
+            if life.sandbox is None:
+                raise _not_running(life.record)
+            await life.sandbox.resume()
+            life.used_ns = self._clock.monotonic_ns()
+            self._to(life, InstanceState.RUNNING, is_asleep=False)
+            return
+        before = life.record
+        root = self._root(before)
+        self._intend(life, Intent.START, sandbox_id=new_sandbox_id())
+        try:
+            sandbox = await self._make(life.record, root, before.snapshot_id)
+        except BaseException:
+            self._take_back(life, before)
+            raise
+        self._runs(life, sandbox)
+
+    def _root(self, record: InstanceRecord) -> RootFilesystem:
+        root = self._images.resolve(record.spec.image)
+        if root.digest != record.image_digest:
+            raise WrongStateError(
+                f"the image {record.spec.image} is another one than when the instance was made",
+                details={"was": record.image_digest, "is": root.digest},
+            )
+        return root
+
+    async def _stop(self, life: _Life, *, is_asleep: bool) -> None:
+        advance(life.record.state, InstanceState.STOPPED)
+        store, before, sandbox = self._store(), life.record, life.sandbox
+        if sandbox is None:
+            raise _not_running(before)
+        snapshot_id = mint_snapshot_id()
+        self._intend(life, Intent.STOP, snapshot_id=snapshot_id)
+        try:
+            if before.state is InstanceState.PAUSED:
+                await sandbox.resume()
+            await self._commands.end(life.record)
+            await self._capture(life, self._info(before), snapshot_id)
+        except BaseException:
+            state = InstanceState.RUNNING
+            self._take_back(life, replace(before, state=state, is_asleep=False))
+            raise
+        life.sandbox = None
+        self._to(life, InstanceState.STOPPED, sandbox_id=None, is_asleep=is_asleep)
+        self._disposal.take(sandbox, "stopped")
+        await _forget_snapshot(store, before.snapshot_id)
+
+    async def _pause(self, life: _Life, *, is_asleep: bool) -> None:
+        advance(life.record.state, InstanceState.PAUSED)
+        if life.sandbox is None:
+            raise _not_running(life.record)
+        await life.sandbox.pause()
+        self._to(life, InstanceState.PAUSED, is_asleep=is_asleep)
+
+    async def _delete(self, life: _Life) -> None:
+        record = life.record
+        if record.id not in self._lives:
+            raise InstanceNotFoundError(details={"instance_id": record.id})
+        self._intend(life, Intent.DELETE)
+        sandbox, life.sandbox = life.sandbox, None
+        if sandbox is not None:
+            await sandbox.destroy("deleted")
+        await self._commands.end(record)
+        if self._snapshots is not None:
+            await _forget_snapshot(self._snapshots, record.snapshot_id)
+        self._ledger.forget(record.id)
+        del self._lives[record.id]
+        self._events.publish(
+            InstanceChanged(
+                instance_id=record.id, tenant=record.tenant, state=InstanceState.DESTROYED.value
+            )
+        )
+
+    async def _capture(
+        self, life: _Life, info: SnapshotInfo, snapshot_id: SnapshotId
+    ) -> SnapshotId:
+        if life.sandbox is None:
+            raise _not_running(life.record)
+        with self._scratch() as path:
+            await capture(life.sandbox, self._root(life.record), path)
+            with path.open("rb") as tar:
+                made = await self._store().commit(info, {"files": tar}, snapshot_id=snapshot_id)
+        return made.id
+
+    def _info(self, record: InstanceRecord) -> SnapshotInfo:
+        return SnapshotInfo(
+            tenant=record.tenant,
+            image_digest=record.image_digest,
+            image=record.spec.image,
+            runtimes=(record.runtime or "",),
+            source=record.id,
+        )
+
+    def _fail(self, life: _Life, problem: str) -> None:
+        sandbox, life.sandbox = life.sandbox, None
+        if sandbox is not None:
+            self._disposal.take(sandbox, problem)
+        self._to(life, InstanceState.FAILED, sandbox_id=None, problem=problem)
+
+    async def _expire(self, life: _Life, action: IdleAction) -> None:
+        if life.turn.locked():
+            return
+        try:
+            async with life.turn:
+                if action is IdleAction.DELETE:
+                    await self._delete(life)
+                elif not self._is_used(life) and life.record.state is InstanceState.RUNNING:
+                    act = self._pause if action is IdleAction.PAUSE else self._stop
+                    await act(life, is_asleep=True)
+        except FaasError:
+            life.used_ns = self._clock.monotonic_ns()
+            _log.exception(
+                "an idle instance could not be put away", extra={"instance_id": life.record.id}
+            )
+
+    def _is_used(self, life: _Life) -> bool:
+        if self._commands.are_running(life.record):
+            life.used_ns = self._clock.monotonic_ns()
+            return True
+        return life.users > 0
+
+    async def _recover_one(self, record: InstanceRecord) -> None:
+        if record.intent is Intent.CREATE:
+            self._ledger.forget(record.id)
+            return
+        if record.intent is Intent.DELETE:
+            if self._snapshots is not None:
+                await _forget_snapshot(self._snapshots, record.snapshot_id)
+            self._ledger.forget(record.id)
+            return
+        life = _Life(record, Tenant(record.tenant), self._clock.monotonic_ns())
+        self._lives[record.id] = life
+        if record.state in _AWAKE:
+            await self._take_up(life)
+        elif record.intent is not None:
+            self._take_back(life, settled(record, sandbox_id=None))
+
+    async def _take_up(self, life: _Life) -> None:
+        record = life.record
+        life.sandbox = await self._adopt(record)
+        if life.sandbox is None:
+            stopped_as = record.snapshot_id if record.intent is Intent.STOP else None
+            if stopped_as is not None and await self._has(stopped_as):
+                self._to(life, InstanceState.STOPPED, sandbox_id=None)
+            else:
+                self._fail(life, "its sandbox was lost while no gateway ran")
+            return
+        if record.intent is Intent.STOP:
+            if self._snapshots is not None:
+                await _forget_snapshot(self._snapshots, record.snapshot_id)
+            state = InstanceState.RUNNING
+            self._take_back(life, settled(record, snapshot_id=None, state=state))
+            with suppress(UnsupportedError):
+                await life.sandbox.resume()
+        elif record.state is InstanceState.PAUSED:
+            await life.sandbox.pause()
+
+    async def _adopt(self, record: InstanceRecord) -> GuardedSandbox | None:
+        runtime = self._registry.get(record.runtime or "")
+        if runtime is None or record.sandbox_id is None:
+            return None
+        try:
+            async with asyncio.timeout(ADOPT_SECONDS_MAX):
+                sandbox = await runtime.adopt(record.sandbox_id)
+        except (FaasError, OSError):
+            return None
+        return None if sandbox is None else GuardedSandbox(sandbox, events=self._events)
+
+    async def _has(self, snapshot_id: SnapshotId) -> bool:
+        if self._snapshots is None:
+            return False
+        with suppress(SnapshotNotFoundError):
+            await self._snapshots.get(snapshot_id)
+            return True
+        return False
+
+
+async def _forget_snapshot(store: SnapshotStore, snapshot_id: SnapshotId | None) -> None:
+    """Remove a snapshot that an instance needs no more, unless something was made from it."""
+    if snapshot_id is not None:
+        with suppress(FaasError):
+            await store.remove(snapshot_id)
+
+
+def _within(spec: ExecutionSpec, instance: InstanceRecord) -> ExecutionSpec:
+    """Complete an execution by what its instance was made with."""
+    made = instance.spec
+    return replace(
+        spec,
+        instance_id=instance.id,
+        image=made.image,
+        env=tuple((dict(made.env) | dict(spec.env)).items()),
+        working_dir=spec.working_dir or made.working_dir,
+        user=spec.user or made.user,
+    )
+
+
+def _as_execution(spec: InstanceSpec) -> ExecutionSpec:
+    return ExecutionSpec(
+        argv=("true",), image=spec.image, runtime=spec.runtime, network=spec.network
+    )
+
+
+def _not_running(record: InstanceRecord) -> FaasError:
+    if record.state is InstanceState.FAILED:
+        return SandboxBrokenError(f"the instance failed: {record.problem}")
+    word = _UNDER_WAY[record.intent] if record.intent else record.state.value
+    hints = {InstanceState.STOPPED: "start it first", InstanceState.PAUSED: "resume it first"}
+    return WrongStateError(
+        f"the instance is {word}",
+        hint=hints.get(record.state),
+        details={"state": record.state.value},
+    )
