@@ -102,7 +102,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     service INTEGER NOT NULL, call INTEGER NOT NULL, job INTEGER NOT NULL,
     inputs BLOB NOT NULL, inputs_hash BLOB NOT NULL, deadline INTEGER NOT NULL,
     block_number INTEGER NOT NULL, block_hash BLOB NOT NULL,
-    state TEXT NOT NULL, result BLOB, transaction_hash BLOB, reason TEXT,
+    state TEXT NOT NULL, result BLOB, transaction_hash BLOB, reason TEXT, settled INTEGER,
     PRIMARY KEY (service, call)
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, deadline);
@@ -155,10 +155,18 @@ class Journal:
             )
 
     def rewind(self, to: int) -> list[CallKey]:
-        """Forget blocks above `to`; their jobs are dropped, and returned for whoever runs them."""
+        """Forget blocks above `to`; their jobs are dropped, and returned for whoever runs them.
+
+        Results that were accepted above `to` for jobs below it count as sent again.
+        """
         with self._database:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.execute("DELETE FROM blocks WHERE number > ?", (to,))
+            self._database.execute(
+                "UPDATE jobs SET state = iif(transaction_hash IS NULL, ?, ?), settled = NULL"
+                " WHERE state = ? AND settled > ?",
+                (JobState.RAN, JobState.SENT, JobState.CONFIRMED, to),
+            )
             rows = self._database.execute(
                 "UPDATE jobs SET state = ? WHERE block_number > ? RETURNING service, call",
                 (JobState.DROPPED, to),
@@ -207,9 +215,15 @@ class Journal:
         """Their transaction is gone for good; the stored results are to be sent anew."""
         self._move(keys, JobState.RAN)
 
-    def confirmed(self, keys: Sequence[CallKey]) -> None:
-        """The manager accepted the results, deep enough."""
-        self._move(keys, JobState.CONFIRMED)
+    def confirmed(self, keys: Sequence[CallKey], *, block: int = 0) -> None:
+        """The manager accepted the results, in that block or before, deep enough."""
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._update(keys, JobState.CONFIRMED)
+            self._database.executemany(
+                "UPDATE jobs SET settled = ? WHERE service = ? AND call = ?",
+                [(block, key.service, key.call) for key in keys],
+            )
 
     def rejected(self, key: CallKey, reason: str) -> None:
         """The result was not taken and never will be."""
@@ -225,6 +239,20 @@ class Journal:
             "SELECT nonce, raw, hash FROM transactions WHERE hash = ?", (digest,)
         ).fetchone()
         return SignedTransaction(*row) if row else None
+
+    def nonces_in_flight(self) -> set[int]:
+        """Nonces of the transactions that carry results not confirmed yet."""
+        rows = self._database.execute(
+            "SELECT DISTINCT nonce FROM transactions JOIN jobs ON jobs.transaction_hash ="
+            " transactions.hash WHERE jobs.state = ?",
+            (JobState.SENT,),
+        ).fetchall()
+        return {row[0] for row in rows}
+
+    def counts(self) -> dict[JobState, int]:
+        """How many jobs are in each state."""
+        rows = self._database.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall()
+        return {JobState(state): count for state, count in rows}
 
     def _bind(self, chain_id: int, manager: str) -> None:
         row = self._database.execute("SELECT chain, manager FROM meta").fetchone()

@@ -193,3 +193,19 @@ def test_hashes_are_kept_for_a_bounded_depth(journal):
         journal.see([], head=_block(number))
     assert journal.block_hash(4) is None
     assert journal.block_hash(5) == b"a" * 32
+
+
+def test_result_accepted_above_a_reorg_counts_as_sent_again(journal):
+    journal.see([_call(block=10)], head=_block(10))
+    journal.started(KEY)
+    journal.ran(KEY, b"result")
+    journal.sending([KEY], SIGNED)
+    assert journal.nonces_in_flight() == {SIGNED.nonce}
+    journal.confirmed([KEY], block=14)
+    assert journal.nonces_in_flight() == set()
+    assert journal.rewind(12) == []
+    assert _state(journal) is JobState.SENT
+    assert journal.counts() == {JobState.SENT: 1}
+    journal.confirmed([KEY], block=12)
+    journal.rewind(12)
+    assert _state(journal) is JobState.CONFIRMED

@@ -1,0 +1,221 @@
+"""A node's JSON-RPC: the dozen calls the operator makes, as bytes and integers.
+
+Over web3's HTTP provider only: its nonce, gas and filter conveniences are what an operator must not
+use. A read can be pinned to a block's hash, so that an answer is never of another fork.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import aiohttp
+from web3 import AsyncHTTPProvider
+from web3.exceptions import Web3Exception
+from web3.types import RPCEndpoint
+
+from faas.chain.journal import Block
+from faas.chain.reverts import error_of_revert, read_revert
+from faas.errors import ChainUnavailableError, FaasError
+
+_TIMEOUT_SECONDS: Final = 20.0
+Topics = Sequence[bytes | Sequence[bytes] | None]
+
+
+class RevertedError(Exception):
+    """The contract refused a call; `error` is the platform's word for it."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        found = read_revert(data)
+        self.name = found.name if found else ""
+        super().__init__(str(found) if found else "0x" + data.hex())
+
+    @property
+    def error(self) -> FaasError:
+        """Who must act."""
+        return error_of_revert(self.data)
+
+
+class NodeRefusedError(Exception):
+    """The node refused a request, for example a transaction whose nonce was used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest block, and what the next transaction has to pay."""
+
+    block: Block
+    timestamp: int
+    base_fee: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One event as the node tells it."""
+
+    address: str
+    topics: tuple[bytes, ...]
+    data: bytes
+    block: Block
+    transaction_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A mined transaction."""
+
+    block: Block
+    is_success: bool
+    logs: tuple[LogEntry, ...]
+    gas_used: int
+    contract_address: str | None
+
+
+class Node:
+    """One node, over HTTP."""
+
+    def __init__(self, url: str) -> None:
+        self._provider = AsyncHTTPProvider(
+            url,
+            request_kwargs={"timeout": aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)},
+            exception_retry_configuration=None,
+        )
+        self.url = url
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._provider.disconnect()
+
+    async def request(self, method: str, *params: object) -> Any:
+        """Ask the node anything.
+
+        Raises:
+            ChainUnavailableError: it does not answer.
+            RevertedError: a contract refused.
+            NodeRefusedError: the node refused.
+        """
+        try:
+            answer = await self._provider.make_request(RPCEndpoint(method), list(params))
+        except (aiohttp.ClientError, TimeoutError, OSError, Web3Exception) as failure:
+            raise ChainUnavailableError(
+                f"the chain node at {self.url} does not answer: {failure}",
+                hint="faas chain check",
+            ) from failure
+        if error := cast("dict[str, Any] | None", answer.get("error")):
+            raise _refusal(error)
+        return answer.get("result")
+
+    async def chain_id(self) -> int:
+        """Which chain this is."""
+        return _number(await self.request("eth_chainId"))
+
+    async def head(self) -> Head:
+        """Look at the newest block."""
+        found = await self.request("eth_getBlockByNumber", "latest", False)  # noqa: FBT003  JSON
+        return Head(
+            Block(_number(found["number"]), _bytes(found["hash"])),
+            _number(found["timestamp"]),
+            _number(found.get("baseFeePerGas", "0x0")),
+        )
+
+    async def block(self, number: int) -> Block | None:
+        """Look at one block of the node's present fork."""
+        found = await self.request("eth_getBlockByNumber", hex(number), False)  # noqa: FBT003  JSON
+        return None if found is None else Block(number, _bytes(found["hash"]))
+
+    async def logs(self, address: str, topics: Topics, *, first: int, last: int) -> list[LogEntry]:
+        """List events of a contract, in order, both blocks included."""
+        asked = {
+            "address": address,
+            "topics": [_topic(topic) for topic in topics],
+            "fromBlock": hex(first),
+            "toBlock": hex(last),
+        }
+        return [_log_entry(found) for found in await self.request("eth_getLogs", asked)]
+
+    async def call(
+        self, to: str, data: bytes, *, sender: str | None = None, at: bytes | None = None
+    ) -> bytes:
+        """Run a call without sending it, at the newest block or at the block of hash `at`."""
+        asked = {"to": to, "data": _hex(data)} | ({"from": sender} if sender else {})
+        where = {"blockHash": _hex(at)} if at else "latest"
+        return _bytes(await self.request("eth_call", asked, where))
+
+    async def estimate_gas(self, to: str, data: bytes, *, sender: str) -> int:
+        """Try a transaction and say what gas it needs."""
+        asked = {"to": to, "data": _hex(data), "from": sender}
+        return _number(await self.request("eth_estimateGas", asked))
+
+    async def priority_fee(self) -> int:
+        """What the node thinks a transaction should offer above the base fee."""
+        return _number(await self.request("eth_maxPriorityFeePerGas"))
+
+    async def transaction_count(self, address: str, *, with_pending: bool = False) -> int:
+        """The next nonce: of what is mined, or of what waits in the node's pool as well."""
+        tag = "pending" if with_pending else "latest"
+        return _number(await self.request("eth_getTransactionCount", address, tag))
+
+    async def balance(self, address: str) -> int:
+        """Coins of an account, in wei."""
+        return _number(await self.request("eth_getBalance", address, "latest"))
+
+    async def code(self, address: str) -> bytes:
+        """The program at an address; empty when there is none."""
+        return _bytes(await self.request("eth_getCode", address, "latest"))
+
+    async def send_raw(self, raw: bytes) -> None:
+        """Hand a signed transaction to the node."""
+        await self.request("eth_sendRawTransaction", _hex(raw))
+
+    async def receipt(self, digest: bytes) -> Receipt | None:
+        """Look for a mined transaction on the node's present fork."""
+        found = await self.request("eth_getTransactionReceipt", _hex(digest))
+        if found is None or found.get("blockHash") is None:
+            return None
+        return Receipt(
+            block=Block(_number(found["blockNumber"]), _bytes(found["blockHash"])),
+            is_success=_number(found["status"]) == 1,
+            logs=tuple(_log_entry(log) for log in found["logs"]),
+            gas_used=_number(found["gasUsed"]),
+            contract_address=found.get("contractAddress"),
+        )
+
+
+def _refusal(error: dict[str, Any]) -> Exception:
+    data = error.get("data")
+    if isinstance(data, dict):
+        data = cast("dict[str, Any]", data).get("data")
+    message = str(error.get("message", ""))
+    if isinstance(data, str) and data.startswith("0x"):
+        return RevertedError(_bytes(data))
+    if "revert" in message.lower():
+        return RevertedError(b"")
+    return NodeRefusedError(message)
+
+
+def _log_entry(found: dict[str, Any]) -> LogEntry:
+    return LogEntry(
+        address=found["address"],
+        topics=tuple(_bytes(topic) for topic in found["topics"]),
+        data=_bytes(found["data"]),
+        block=Block(_number(found["blockNumber"]), _bytes(found["blockHash"])),
+        transaction_hash=_bytes(found["transactionHash"]),
+    )
+
+
+def _topic(topic: bytes | Sequence[bytes] | None) -> str | list[str] | None:
+    if topic is None or isinstance(topic, bytes):
+        return None if topic is None else _hex(topic)
+    return [_hex(each) for each in topic]
+
+
+def _number(text: str) -> int:
+    return int(text, 16)
+
+
+def _bytes(text: str) -> bytes:
+    return bytes.fromhex(text.removeprefix("0x"))
+
+
+def _hex(data: bytes) -> str:
+    return "0x" + data.hex()

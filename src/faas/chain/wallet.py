@@ -1,0 +1,174 @@
+"""The operator's key: what signs, and what a signed transaction is made of.
+
+The key is the one that stands for the stake, so it is read from an encrypted keystore (v3) that
+nobody else may read; a bare key is taken on development chains only. Nonces are the sender's.
+"""
+
+import json
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
+
+from eth_abi.abi import encode
+from eth_account import Account
+from eth_account.messages import encode_defunct
+from eth_account.signers.local import LocalAccount
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
+from eth_hash.auto import keccak
+from eth_utils.address import to_checksum_address
+from hexbytes import HexBytes
+
+from faas.chain.journal import SignedTransaction
+from faas.errors import InvalidConfigError
+
+DEVELOPMENT_CHAINS: Final = frozenset({1337, 31337})
+_BARE_KEY_DIGITS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Fees:
+    """What a transaction offers for each gas, in wei."""
+
+    max_fee: int
+    priority_fee: int
+
+    def raised(self, percent: int, *, to_at_most: int) -> "Fees":
+        """Offer more, but never above the cap; nodes want 10 % to replace a transaction."""
+        return Fees(
+            min(self.max_fee * (100 + percent) // 100 + 1, to_at_most),
+            min(self.priority_fee * (100 + percent) // 100 + 1, to_at_most),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """What is to be signed."""
+
+    to: str
+    data: bytes
+    gas: int
+    nonce: int
+    fees: Fees
+
+
+class Wallet(Protocol):
+    """Signs for one account on one chain."""
+
+    @property
+    def address(self) -> str:
+        """The account."""
+        ...
+
+    def sign(self, transaction: Transaction) -> SignedTransaction:
+        """Sign; the same transaction gives the same bytes."""
+        ...
+
+    def read(self, signed: SignedTransaction) -> Transaction:
+        """Take a signed transaction apart, to sign it again with other fees."""
+        ...
+
+
+class LocalWallet:
+    """A key in this process."""
+
+    def __init__(self, account: LocalAccount, *, chain_id: int) -> None:
+        self._account = account
+        self._chain_id = chain_id
+
+    @property
+    def address(self) -> str:
+        """The account."""
+        return to_checksum_address(self._account.address)
+
+    @property
+    def public_key(self) -> bytes:
+        """The uncompressed public key, 65 bytes."""
+        key = cast("Any", self._account)._key_obj  # noqa: SLF001  eth-account has no public way
+        return b"\x04" + key.public_key.to_bytes()
+
+    def sign(self, transaction: Transaction) -> SignedTransaction:
+        """Sign; the same transaction gives the same bytes."""
+        fields: dict[str, Any] = {
+            "type": 2,
+            "chainId": self._chain_id,
+            "to": transaction.to,
+            "data": transaction.data,
+            "value": 0,
+            "gas": transaction.gas,
+            "nonce": transaction.nonce,
+            "maxFeePerGas": transaction.fees.max_fee,
+            "maxPriorityFeePerGas": transaction.fees.priority_fee,
+        }
+        signed = self._account.sign_transaction(fields)
+        return SignedTransaction(
+            transaction.nonce, bytes(signed.raw_transaction), bytes(signed.hash)
+        )
+
+    def read(self, signed: SignedTransaction) -> Transaction:
+        """Take a signed transaction apart, to sign it again with other fees."""
+        fields: dict[str, Any] = TypedTransaction.from_bytes(HexBytes(signed.raw)).as_dict()
+        return Transaction(
+            to=to_checksum_address(fields["to"]),
+            data=bytes(fields["data"]),
+            gas=fields["gas"],
+            nonce=fields["nonce"],
+            fees=Fees(fields["maxFeePerGas"], fields["maxPriorityFeePerGas"]),
+        )
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """Sign 32 bytes as a personal message (EIP-191); 65 bytes."""
+        return bytes(self._account.sign_message(encode_defunct(digest)).signature)
+
+    def key_proof(self, *, tangle: str, blueprint: int) -> bytes:
+        """The public key, and the proof that its owner registers here: 130 bytes."""
+        proven = encode(
+            ("bytes32", "uint256", "address", "uint64", "address", "bytes32"),
+            (
+                keccak(b"TangleOperatorKeyProof"),
+                *(self._chain_id, tangle, blueprint, self.address),
+                keccak(self.public_key),
+            ),
+        )
+        return self.public_key + self.sign_digest(keccak(proven))
+
+
+def open_wallet(path: Path, password: str | None, *, chain_id: int) -> LocalWallet:
+    """Read a key file.
+
+    Raises:
+        InvalidConfigError: it cannot be read, others may read it, or the password is wrong.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        text = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as failure:
+        raise InvalidConfigError(f"the key file {path} cannot be read") from failure
+    if mode & 0o077:
+        raise InvalidConfigError(
+            f"the key file {path} may be read by others (mode {mode:o})", hint=f"chmod 600 {path}"
+        )
+    account = cast("Any", Account)
+    try:
+        return LocalWallet(
+            account.from_key(_secret(text, password, chain_id=chain_id)), chain_id=chain_id
+        )
+    except (ValueError, KeyError, TypeError):
+        # The reason may quote the key: it is not passed on.
+        raise InvalidConfigError(
+            f"the key file {path} does not open: wrong password, or no keystore"
+        ) from None
+
+
+def _secret(text: str, password: str | None, *, chain_id: int) -> bytes:
+    bare = text.removeprefix("0x")
+    if len(bare) == _BARE_KEY_DIGITS:
+        if chain_id not in DEVELOPMENT_CHAINS:
+            raise InvalidConfigError(
+                "a bare key is taken on development chains only",
+                hint="make a keystore of version 3 and give its password by a file",
+            )
+        return bytes.fromhex(bare)
+    if password is None:
+        raise InvalidConfigError("the keystore needs a password", hint="--password-file FILE")
+    return bytes(cast("Any", Account).decrypt(json.loads(text), password))
