@@ -103,7 +103,7 @@ static void dispatch(const struct epoll_event *event) {
     uint32_t generation = (uint32_t)(event->data.u64 >> 32) & 0xffffff;
     uint32_t slot = (uint32_t)event->data.u64;
     switch (kind) {
-    case WATCH_LISTEN: connection_accept(agent.listener); break;
+    case WATCH_LISTEN: agent.has_callers = true; break;
     case WATCH_SIGNALS: reap(); break;
     case WATCH_CONNECTION: connection_event(slot, generation, event->events); break;
     case WATCH_WORKER: worker_event(slot, generation); break;
@@ -139,6 +139,9 @@ int agent_run(int listener, bool is_init) {
         commands_tick();
         do commands_push_output();
         while (connections_flush());
+        /* Last, when those who hung up in this turn have made room. */
+        if (agent.has_callers) connection_accept(agent.listener);
+        agent.has_callers = false;
     }
 }
 

@@ -17,6 +17,7 @@ enum watch_kind {
 
 struct agent {
     int epoll, listener, signals, null;
+    bool has_callers;   /* somebody waits at the listener */
     bool is_init;       /* kill(-1) reaches the sandbox and nothing else */
     uint8_t boot_id[16];
     uint32_t generation;

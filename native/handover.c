@@ -163,5 +163,9 @@ bool handover_write_pid(const char *path, pid_t pid, uint64_t started) {
     int length = snprintf(text, sizeof text, "%d %llu\n", pid, (unsigned long long)started);
     bool done = write(fd, text, (size_t)length) == length;
     close(fd);
-    return done && rename(staged, path) == 0;
+    if (done && rename(staged, path) == 0) return true;
+    int error = errno;
+    unlink(staged);
+    errno = error;
+    return false;
 }

@@ -173,6 +173,25 @@ static bool hand_over(const struct plan *plan, struct launch *l, unsigned joined
     return send(l->gate, (char[]){GATE_GO}, 1, MSG_NOSIGNAL) == 1;
 }
 
+static void on_gate(struct launch *l) {
+    uint8_t message[4 + GATE_STEP_MAX + 1];
+    ssize_t got;
+    /* A child that fails before it has read its gate resets the socket; what it said comes after that. */
+    do got = recv(l->gate, message, sizeof message - 1, MSG_DONTWAIT);
+    while (got < 0 && errno == ECONNRESET);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    uint32_t error = ECHILD;
+    if (got >= 4) memcpy(&error, message, 4);
+    message[got > 0 ? got : 0] = 0;
+    if (error) {
+        give_up(l, (int)error, got >= 4 ? (char *)message + 4 : "the child died");
+        return;
+    }
+    answer_launched(l);
+    let_go(l);
+    l->is_used = false;
+}
+
 static void launch(uint32_t id, const struct plan *plan, int listener) {
     struct launch *l = free_slot();
     int gates[2];
@@ -193,26 +212,10 @@ static void launch(uint32_t id, const struct plan *plan, int listener) {
     }
     l->is_used = true;
     const char *step;
-    if (!hand_over(plan, l, joined, &step)) give_up(l, errno, step);
-}
-
-static void on_gate(struct launch *l) {
-    uint8_t message[4 + GATE_STEP_MAX + 1];
-    ssize_t got;
-    /* A child that fails before it has read its gate resets the socket; what it said comes after that. */
-    do got = recv(l->gate, message, sizeof message - 1, MSG_DONTWAIT);
-    while (got < 0 && errno == ECONNRESET);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    uint32_t error = ECHILD;
-    if (got >= 4) memcpy(&error, message, 4);
-    message[got > 0 ? got : 0] = 0;
-    if (error) {
-        give_up(l, (int)error, got >= 4 ? (char *)message + 4 : "the child died");
-        return;
-    }
-    answer_launched(l);
-    let_go(l);
-    l->is_used = false;
+    if (hand_over(plan, l, joined, &step)) return;
+    error = errno;
+    on_gate(l); /* when the child failed first, it says why better than we can */
+    if (!l->is_failed) give_up(l, error, step);
 }
 
 static void on_packet(size_t length, int *fds, unsigned fd_count) {

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.native.plans import Launcher, Sandbox
-from tests.native.wire import Host, Run
+from tests.native.wire import ConnectionEnded, Host, Run
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -65,8 +65,9 @@ class Agent:
         self.hosts: list[Host] = []
 
     def connect(self, *, greet: bool = True) -> Host:
+        retried = (ConnectionEnded,) if greet else ()
         for attempt in range(400):
-            with contextlib.suppress(ConnectionRefusedError, BlockingIOError):
+            with contextlib.suppress(ConnectionRefusedError, *retried):
                 self.hosts.append(Host(self.path, greet=greet))
                 return self.hosts[-1]
             time.sleep(0.005)

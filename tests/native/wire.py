@@ -116,7 +116,12 @@ class Host:
         self.socket.settimeout(WAIT_SECONDS)
         directory = os.open(Path(path).parent, os.O_PATH)
         try:
-            self.socket.connect(f"/proc/self/fd/{directory}/{Path(path).name}")
+            while True:  # a full backlog empties as soon as the agent has a turn
+                try:
+                    self.socket.connect(f"/proc/self/fd/{directory}/{Path(path).name}")
+                    break
+                except BlockingIOError:
+                    time.sleep(0.001)
         except OSError:
             self.close()
             raise
