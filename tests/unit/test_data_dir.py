@@ -66,3 +66,37 @@ def test_the_tag_is_the_same_for_every_start_and_differs_by_place(tmp_path: Path
         held.release()
     assert tags[0] == tags[1] != tags[2]
     assert len(tags[0]) == 8
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_mount(), reason="no tmpfs at /dev/shm")
+def test_living_sandboxes_are_kept_in_memory_and_leave_nothing(tmp_path: Path) -> None:
+    held = DataDir.hold(tmp_path)
+
+    place = held.run_dir
+    assert place != tmp_path / "run"
+    assert place.stat().st_mode & 0o777 == 0o700
+    held.release()
+    assert not place.exists()
+
+
+def test_a_place_in_memory_that_others_may_write_is_not_used(tmp_path: Path) -> None:
+    held = DataDir.hold(tmp_path)
+    place = held.run_dir
+    held.release()
+    place.mkdir(mode=0o777)
+    place.chmod(0o777)
+    try:
+        again = DataDir.hold(tmp_path)
+        assert again.run_dir == tmp_path / "run"
+        again.release()
+    finally:
+        place.rmdir()
+
+
+def test_what_an_older_gateway_left_in_a_plain_directory_stays(tmp_path: Path) -> None:
+    (tmp_path / "run" / "sbx-old").mkdir(parents=True)
+
+    held = DataDir.hold(tmp_path)
+
+    assert held.run_dir == tmp_path / "run"
+    held.release()
