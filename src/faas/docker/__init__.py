@@ -1,0 +1,1 @@
+"""The Docker runtime: sandboxes are containers of a real Docker Engine with our agent as PID 1."""

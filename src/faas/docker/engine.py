@@ -1,0 +1,175 @@
+"""Our narrow view of the Docker Engine API: the calls we make, and its refusals as our errors."""
+
+# aiodocker is typed in part only; this is the one room where it is used.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnnecessaryCast=false, reportGeneralTypeIssues=false
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import aiodocker
+import aiohttp
+
+from faas.errors import InternalError, NotFoundError, RuntimeUnavailableError
+
+_API = "v1.41"
+"""Debian 12's Engine; later ones still speak it."""
+_SECONDS_MAX = 60.0
+"""For one call; a loaded Engine takes seconds to start a container, never a minute."""
+_NOT_FOUND, _IN_PROGRESS, _NOT_MODIFIED = 404, 409, 304
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What the Engine says of itself."""
+
+    version: str
+    oci_runtimes: frozenset[str]
+    has_userns: bool
+    has_seccomp: bool
+
+
+class Engine:
+    """One Engine, reached over its socket."""
+
+    def __init__(self, docker: aiodocker.Docker) -> None:
+        self._docker = docker
+
+    @classmethod
+    def connect(cls, host: str | None) -> "Engine":
+        """Make the connection ready; nothing is sent yet.
+
+        Raises:
+            RuntimeUnavailableError: no address is known, or it is none.
+        """
+        try:
+            timeout = aiohttp.ClientTimeout(total=_SECONDS_MAX, sock_connect=5.0)
+            return cls(aiodocker.Docker(url=host, timeout=timeout, api_version=_API))
+        except (AssertionError, ValueError, aiodocker.exceptions.DockerError) as failure:
+            raise RuntimeUnavailableError(
+                "no Docker Engine is installed here, or DOCKER_HOST is wrong",
+                hint="apt-get install docker.io, or set DOCKER_HOST",
+            ) from failure
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._docker.close()
+
+    async def facts(self) -> EngineFacts:
+        """Ask what it is."""
+        async with _translated("info"):
+            info = cast("Json", await self._docker.system.info())
+        options = [str(option) for option in info.get("SecurityOptions") or ()]
+        return EngineFacts(
+            version=str(info.get("ServerVersion", "unknown")),
+            oci_runtimes=frozenset(info.get("Runtimes") or ()),
+            has_userns=any("name=userns" in option for option in options),
+            has_seccomp=any("name=seccomp" in option for option in options),
+        )
+
+    async def create(self, name: str, config: Json) -> None:
+        """Make a container."""
+        async with _translated("create"):
+            await self._docker.containers.create(config, name=name)
+
+    async def start(self, name: str) -> None:
+        """Start it; its first process has been executed when this returns."""
+        async with _translated("start"):
+            await self._docker.containers.container(name).start()
+
+    async def inspect(self, name: str) -> Json | None:
+        """Look at a container; None when there is none."""
+        try:
+            async with _translated("inspect"):
+                return cast("Json", await self._docker.containers.container(name).show())
+        except NotFoundError:
+            return None
+
+    async def limit(self, name: str, resources: Json) -> None:
+        """Change the limits of a container."""
+        async with _translated("update"):
+            base = self._docker.docker_host.replace("unix://", "http://").replace(
+                "tcp://", "http://"
+            )
+            url = f"{base}/{_API}/containers/{name}/update"
+            async with self._docker.session.post(url, json=resources) as answer:
+                if answer.status >= 400:  # noqa: PLR2004
+                    body = cast("Json", await answer.json())
+                    message = str(body.get("message"))
+                    raise aiodocker.exceptions.DockerError(answer.status, message)
+
+    async def remove(self, name: str) -> bool:
+        """Kill and remove a container with its volumes; False when it was gone already."""
+        try:
+            async with _translated("remove"):
+                await self._docker.containers.container(name).delete(force=True, v=True)
+        except NotFoundError:
+            return False
+        except _InProgressError:
+            await self._wait_gone(name)
+        return True
+
+    async def labelled(self, label: str) -> list[Json]:
+        """List every container, running or not, that carries a label."""
+        async with _translated("list"):
+            found = await self._docker.containers.list(all=True, filters={"label": [label]})
+            return [cast("Json", one._container) for one in found]  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+    async def has_image(self, name: str) -> bool:
+        """Whether the Engine has an image."""
+        try:
+            async with _translated("image inspect"):
+                await self._docker.images.inspect(name)
+        except NotFoundError:
+            return False
+        return True
+
+    async def load_image(self, archive: Path) -> None:
+        """Give the Engine an image in the form `docker save` writes."""
+        file = await asyncio.to_thread(archive.open, "rb")
+        try:
+            async with _translated("load"):
+                async for step in self._docker.images.import_image(file, stream=True):
+                    said = cast("Mapping[str, object]", step)
+                    if "error" in said:
+                        raise InternalError(f"the Docker Engine refused an image: {said['error']}")
+        finally:
+            file.close()
+
+    async def _wait_gone(self, name: str) -> None:
+        async with asyncio.timeout(_SECONDS_MAX):
+            while await self.inspect(name) is not None:  # noqa: ASYNC110  the Engine has no signal for it
+                await asyncio.sleep(0.05)
+
+
+class _InProgressError(InternalError):
+    """The Docker Engine is doing that already."""
+
+
+@asynccontextmanager
+async def _translated(what: str) -> AsyncGenerator[None]:
+    try:
+        yield
+    except aiodocker.exceptions.DockerError as failure:
+        if failure.status == _NOT_FOUND:
+            raise NotFoundError(
+                f"the Docker Engine does not have it: {failure.message}"
+            ) from failure
+        if failure.status == _IN_PROGRESS:
+            raise _InProgressError(failure.message) from failure
+        if failure.status == _NOT_MODIFIED:
+            return
+        raise InternalError(
+            f"the Docker Engine refused to {what}: {failure.message[:300]}"
+        ) from failure
+    except (aiohttp.ClientError, OSError, TimeoutError) as failure:
+        raise RuntimeUnavailableError(
+            f"the Docker Engine does not answer ({what})",
+            hint="systemctl start docker, or check DOCKER_HOST",
+        ) from failure

@@ -1,0 +1,154 @@
+"""One container as a sandbox: the agent's half plus what only the Engine and the host know."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from faas.agent.channel import AgentChannel
+from faas.agent.process import AgentProcess, plain_verdict
+from faas.agent.protocol import ExitFrame
+from faas.agent.sandbox import AgentSandbox
+from faas.docker.container import reserved_uid
+from faas.docker.meter import Meter
+from faas.docker.work_dir import Meta
+from faas.errors import InvalidArgumentError
+from faas.ids import SandboxId
+from faas.model import ExitReason, Limits
+from faas.sandbox.protocols import Command, Exit, OutputFiles
+
+_OOM_CODE = 128 + signal.SIGKILL
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """What the runtime does for its sandboxes."""
+
+    limit: Callable[[Limits], Awaitable[None]]
+    release: Callable[[], Awaitable[None]]
+    """Remove the container and its directory; called once."""
+
+
+class DockerSandbox(AgentSandbox):
+    """A `Sandbox` in a container, new or taken back after a crash."""
+
+    def __init__(
+        self,
+        sandbox_id: SandboxId,
+        meta: Meta,
+        *,
+        channel: AgentChannel,
+        meter: Meter,
+        upkeep: Upkeep,
+    ) -> None:
+        super().__init__(sandbox_id, channel)
+        self._meta = meta
+        self._meter = meter
+        self._upkeep = upkeep
+        self._destroying: asyncio.Future[None] | None = None
+
+    @property
+    def runtime(self) -> str:
+        return "docker"
+
+    @property
+    def isolation(self) -> str:
+        return self._meta.isolation
+
+    @property
+    def image_digest(self) -> str:
+        return self._meta.image_digest
+
+    async def apply_limits(self, limits: Limits) -> None:
+        self._require_alive()
+        await self._upkeep.limit(limits)
+
+    async def destroy(self, reason: str) -> None:
+        if self._destroying is None:
+            self._is_destroyed = True
+            self._destroying = asyncio.ensure_future(self._destroy())
+        await asyncio.shield(self._destroying)
+
+    def let_go(self) -> None:
+        """Forget it without touching it: the next gateway takes it back."""
+        self._is_destroyed = True
+        self._channel.close("the gateway leaves it running")
+
+    async def _destroy(self) -> None:
+        self._channel.close("the sandbox was destroyed")
+        await self._upkeep.release()
+
+    def _command(self, command: Command) -> Command:
+        if reserved_uid() in (command.uid, command.gid):
+            raise InvalidArgumentError(f"the user id {reserved_uid()} is reserved")
+        home = "/root" if command.uid == 0 else "/"
+        env = {"PATH": _PATH, "HOME": home, "LANG": "C.UTF-8"}
+        if command.tty:
+            env["TERM"] = "xterm"
+        env |= dict(self._meta.env) | dict(command.env)
+        return replace(command, env=tuple(env.items()))
+
+    def _process(self, name: str, output: OutputFiles | None) -> AgentProcess:
+        judge = _Judge(self._meter, output)
+        return AgentProcess(
+            self._channel, name, verdict=judge.verdict, loss_verdict=judge.loss_verdict
+        )
+
+
+class _Judge:
+    """Sees by the container's counters what the agent cannot: memory, and who was killed for it."""
+
+    def __init__(self, meter: Meter, output: OutputFiles | None) -> None:
+        self._meter = meter
+        self._output = output
+        self._oom_before = meter.oom_kills() or 0
+        self._cpu_before = meter.cpu_us()
+
+    def verdict(self, ended: ExitFrame) -> Exit:
+        """Complete what the agent says."""
+        outcome = plain_verdict(ended)
+        cpu, peak = self._meter.cpu_us(), self._meter.memory_peak_bytes()
+        if cpu is not None and self._cpu_before is not None:
+            outcome = replace(outcome, cpu_us=max(0, cpu - self._cpu_before))
+        if peak is not None:
+            outcome = replace(outcome, memory_peak_bytes=peak)
+        ours = ended.reason in {ExitReason.TIMED_OUT, ExitReason.CANCELLED}
+        if self._oom_struck() and not ours and ended.code != 0:
+            outcome = replace(
+                outcome,
+                reason=ExitReason.OUT_OF_MEMORY,
+                code=_OOM_CODE,
+                signal=int(signal.SIGKILL),
+            )
+        return outcome
+
+    def loss_verdict(self) -> Exit | None:
+        """The killer took the agent itself: still the command's doing."""
+        if not self._oom_struck():
+            return None
+        stdout = _size(self._output.stdout) if self._output else 0
+        stderr = _size(self._output.stderr) if self._output else 0
+        return Exit(
+            code=_OOM_CODE,
+            signal=int(signal.SIGKILL),
+            reason=ExitReason.OUT_OF_MEMORY,
+            stdout_kept_bytes=stdout,
+            stdout_total_bytes=stdout,
+            stderr_kept_bytes=stderr,
+            stderr_total_bytes=stderr,
+            wall_us=0,
+            cpu_us=0,
+            memory_peak_bytes=self._meter.memory_peak_bytes(),
+        )
+
+    def _oom_struck(self) -> bool:
+        return (self._meter.oom_kills() or 0) > self._oom_before
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
