@@ -34,6 +34,13 @@ async def execute(door: Door, exchange: Exchange) -> Reply:
     """`POST /api/v1/execute`"""
     exchange.require_json()
     request, spec = read_request(await exchange.body(), door.settings)
+    return await run(door, exchange, request, spec)
+
+
+async def run(
+    door: Door, exchange: Exchange, request: ExecuteRequest, spec: ExecutionSpec
+) -> Reply:
+    """Run what was asked for, or store it when the caller does not wait."""
     key = _idempotency(exchange, request)
     is_replay = key is not None and await door.executor.recall(exchange.principal, key) is not None
     headers = _REPLAYED if is_replay else None

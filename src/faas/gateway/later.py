@@ -15,6 +15,7 @@ SUPPORTED = (
     "POST /api/v1/executions/{id}/cancel",
     "POST /api/v1/executions/{id}/stdin",
     "GET /api/v1/logs/{id}/stream",
+    "GET POST /api/v1/instances, and below /api/v1/instances/{id}",
 )
 
 ROWS: dict[str, str] = {
@@ -26,15 +27,6 @@ ROWS: dict[str, str] = {
     "/api/v1/snapshots/{id}/restore": "POST",
     "/api/v1/branches": "GET POST",
     "/api/v1/branches/merge": "POST",
-    "/api/v1/instances": "GET POST",
-    "/api/v1/instances/{id}": "GET DELETE",
-    "/api/v1/instances/{id}/info": "GET",
-    "/api/v1/instances/{id}/exec": "POST",
-    "/api/v1/instances/{id}/start": "POST",
-    "/api/v1/instances/{id}/stop": "POST",
-    "/api/v1/instances/{id}/pause": "POST",
-    "/api/v1/instances/{id}/resume": "POST",
-    "/api/v1/instances/{id}/files": "GET POST",
     "/api/v1/ports/expose": "POST",
     "/api/v1/usage": "GET",
     "/api/v1/logs": "GET",

@@ -43,6 +43,7 @@ _ONE_OF: dict[str, list[str]] = {
 _AT_MOST_ONE: dict[str, list[str]] = {
     "ExecuteRequest": ["payload", "payload_base64"],
     "StdinRequest": ["data", "data_base64"],
+    "InstanceRequest": ["disk_mb", "disk_gb"],
 }
 
 
@@ -91,15 +92,16 @@ def _constrain(components: dict[str, Any], settings: GatewaySettings) -> None:
     for name, fields in _AT_MOST_ONE.items():
         both = {"required": fields, "properties": dict.fromkeys(fields, given)}
         components[name]["not"] = both
-    properties = components["ExecuteRequest"]["properties"]
-    for name, ceiling in ceilings(settings.limits_max).items():
-        for schema in properties[name]["anyOf"]:
-            if schema["type"] != "null":
-                schema["maximum"] = ceiling
+    for request in ("ExecuteRequest", "InstanceRequest"):
+        properties = components[request]["properties"]
+        for name, ceiling in ceilings(settings.limits_max).items():
+            for schema in properties.get(name, {"anyOf": []})["anyOf"]:
+                if schema["type"] != "null":
+                    schema["maximum"] = ceiling
 
 
-def _kinds(rows: list[Endpoint]) -> list[type[msgspec.Struct]]:
-    kinds: dict[type[msgspec.Struct], None] = {ProblemView: None}
+def _kinds(rows: list[Endpoint]) -> list[Any]:
+    kinds: dict[Any, None] = {ProblemView: None}
     for row in rows:
         if row.body is not None:
             kinds[row.body] = None
@@ -121,7 +123,7 @@ def _operation(row: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
             {
                 "name": parameter.name,
                 "in": parameter.where,
-                "required": parameter.where == "path",
+                "required": parameter.is_required or parameter.where == "path",
                 "description": parameter.description,
                 "schema": parameter.schema,
             }
@@ -153,7 +155,8 @@ def _responses(row: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
         entry = responses.setdefault(
             str(answer.status), {"description": answer.description, "content": {}}
         )
-        entry["content"][answer.media_type] = {"schema": _schema(answer, schemas)}
+        if answer.media_type:
+            entry["content"][answer.media_type] = {"schema": _schema(answer, schemas)}
         if answer.headers:
             entry["headers"] = {
                 name: {"description": _HEADERS[name], "schema": {"type": "string"}}

@@ -10,6 +10,16 @@ _NO_SNIFF = (b"x-content-type-options", b"nosniff")
 TRACE_KEY = "faas.trace_id"
 
 
+class NoContent:
+    """Done, and nothing to tell."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"x-trace-id", scope[TRACE_KEY].encode())]
+        scope["faas.started"] = True
+        await send({"type": "http.response.start", "status": 204, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+
 class Reply:
     """One whole answer. It is an ASGI application."""
 

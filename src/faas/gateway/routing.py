@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import GenericAlias
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Send
@@ -25,6 +26,8 @@ class Parameter:
     """`path`, `query` or `header`."""
     description: str
     schema: Mapping[str, object]
+    is_required: bool = False
+    """Those of a path always are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,8 @@ class Answer:
 
     status: int
     description: str
-    body: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | GenericAlias | None = None
+    """A type of the wire, or a list of one."""
     media_type: str = "application/json"
     headers: tuple[str, ...] = ()
 

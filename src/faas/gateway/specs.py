@@ -67,6 +67,17 @@ def read_request(body: bytes, settings: GatewaySettings) -> tuple[ExecuteRequest
     return request, spec
 
 
+def check(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) -> ExecutionSpec:
+    """Check a request made by a door of ours out of another; `faults` may hold some already.
+
+    Raises:
+        InvalidArgumentError: it is not right; all faults are named.
+    """
+    spec = _spec(request, settings, faults)
+    faults.raise_if_any()
+    return spec
+
+
 def _salvaged(partial: Partial) -> ExecuteRequest:
     fields: dict[str, Any] = {"command": "true", **partial.fields}
     return ExecuteRequest(**fields)
@@ -108,6 +119,7 @@ def _spec(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) ->
         cache_key=None if mode is Mode.EPHEMERAL else request.cache_key,
         snapshot_id=request.snapshot_id,
         branch_from=request.branch_from,
+        instance_id=request.instance_id,
     )
 
 

@@ -1,6 +1,7 @@
 """The route table. What a row says is what is served and what the document tells."""
 
 from faas.gateway import executions, streams, system
+from faas.gateway.instance_table import INSTANCE_ENDPOINTS
 from faas.gateway.routing import Answer, Endpoint, Parameter
 from faas.gateway.wire import (
     DetailedMetricsView,
@@ -254,4 +255,5 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         (Answer(200, "All of them.", ImagesView),),
         Scope.READ,
     ),
+    *INSTANCE_ENDPOINTS,
 )

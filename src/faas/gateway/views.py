@@ -55,6 +55,7 @@ def execution(record: ExecutionRecord) -> ExecutionView:
         image_digest=result.image_digest,
         cache_hit=result.cache_hit,
         snapshot_id=result.snapshot_id,
+        instance_id=record.spec.instance_id,
         timings=TimingsView(
             timings.queue_us / 1000,
             timings.sandbox_us / 1000,
@@ -75,6 +76,7 @@ def _without_result(record: ExecutionRecord) -> ExecutionView:
         state=record.state.value,
         mode=record.spec.mode.value,
         image=record.spec.image,
+        instance_id=record.spec.instance_id,
         error=None if failure is None else failure.message,
         failure=failure,
         created_at=record.created_at,

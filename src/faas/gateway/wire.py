@@ -130,6 +130,16 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = None
     snapshot_id: str | None = None
     branch_from: str | None = None
+    instance_id: Annotated[
+        Annotated[
+            str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+        ]
+        | None,
+        Meta(
+            description="Of mode `persistent`: the instance it runs in, by id or name. A name that"
+            " nobody has, or none at all, makes one."
+        ),
+    ] = None
     user: Annotated[
         Annotated[str, Meta(extra_json_schema=_says(_USER))] | None,
         Meta(description="`uid` or `uid:gid`, numbers below 65536."),
@@ -213,6 +223,7 @@ class ExecutionView(Struct, frozen=True, kw_only=True):
     image_digest: str | None = None
     cache_hit: bool = False
     snapshot_id: str | None = None
+    instance_id: str | None = None
     timings: TimingsView | None = None
     failure: FailureView | None = None
     created_at: datetime

@@ -1,0 +1,204 @@
+"""Instances: make, look at, run in, stop, start, pause, resume, delete. Files are in
+`instance_files`."""
+
+from dataclasses import replace
+
+import msgspec
+
+from faas.errors import InvalidArgumentError, UnsupportedError
+from faas.executor.instance_records import IdleAction, InstanceRecord, InstanceSpec
+from faas.gateway import executions
+from faas.gateway.door import Door
+from faas.gateway.exchange import Exchange
+from faas.gateway.instance_wire import (
+    InstanceInfoView,
+    InstanceRequest,
+    InstanceResources,
+    InstanceView,
+)
+from faas.gateway.replies import NoContent, Reply
+from faas.gateway.settings import GatewaySettings
+from faas.gateway.specs import check, read_request
+from faas.gateway.strict import Faults, decode
+from faas.gateway.wire import ExecuteRequest
+from faas.model import Mode
+
+_MIB = 1 << 20
+_MIB_A_GIB = 1024
+
+encode = msgspec.json.Encoder().encode
+
+
+async def create(door: Door, exchange: Exchange) -> Reply:
+    """`POST /api/v1/instances`"""
+    exchange.require_json()
+    exchange.query()
+    spec = _spec(decode(await exchange.body(), InstanceRequest), door.settings)
+    made = await door.executor.instances.create(spec, exchange.principal)
+    return Reply(encode(view(made)))
+
+
+async def list_instances(door: Door, exchange: Exchange) -> Reply:
+    """`GET /api/v1/instances`"""
+    exchange.query()
+    found = door.executor.instances.list(exchange.principal)
+    return Reply(encode([view(record) for record in found]))
+
+
+async def get(door: Door, exchange: Exchange) -> Reply:
+    """`GET /api/v1/instances/{id}`"""
+    exchange.query()
+    return Reply(encode(view(door.executor.instances.get(reference(exchange), exchange.principal))))
+
+
+async def info(door: Door, exchange: Exchange) -> Reply:
+    """`GET /api/v1/instances/{id}/info`"""
+    exchange.query()
+    found = view(door.executor.instances.get(reference(exchange), exchange.principal))
+    resources = InstanceResources(found.cpu_cores, found.memory_mb, found.disk_mb / _MIB_A_GIB)
+    return Reply(
+        encode(
+            InstanceInfoView(
+                id=found.id,
+                status=found.status,
+                created_at=found.created_at,
+                resources=resources,
+                exposed_ports={},
+            )
+        )
+    )
+
+
+async def run(door: Door, exchange: Exchange) -> Reply:
+    """`POST /api/v1/instances/{id}/exec`"""
+    exchange.require_json()
+    exchange.query()
+    request, spec = read_request(await exchange.body(), door.settings)
+    found = door.executor.instances.get(reference(exchange), exchange.principal)
+    # The instance is part of what is asked: the same key for another one is another request.
+    request = msgspec.structs.replace(request, mode=Mode.PERSISTENT.value, instance_id=found.id)
+    spec = replace(
+        spec,
+        mode=Mode.PERSISTENT,
+        instance_id=found.id,
+        image=found.spec.image,
+        cache_key=None,
+        snapshot_id=None,
+        branch_from=None,
+    )
+    return await executions.run(door, exchange, request, spec)
+
+
+async def start(door: Door, exchange: Exchange) -> Reply:
+    """`POST /api/v1/instances/{id}/start`"""
+    found = await door.executor.instances.start(_step(exchange), exchange.principal)
+    return Reply(encode(view(found)))
+
+
+async def stop(door: Door, exchange: Exchange) -> NoContent:
+    """`POST /api/v1/instances/{id}/stop`"""
+    await door.executor.instances.stop(_step(exchange), exchange.principal)
+    return NoContent()
+
+
+async def pause(door: Door, exchange: Exchange) -> Reply:
+    """`POST /api/v1/instances/{id}/pause`"""
+    found = await door.executor.instances.pause(_step(exchange), exchange.principal)
+    return Reply(encode(view(found)))
+
+
+async def resume(door: Door, exchange: Exchange) -> Reply:
+    """`POST /api/v1/instances/{id}/resume`"""
+    found = await door.executor.instances.resume(_step(exchange), exchange.principal)
+    return Reply(encode(view(found)))
+
+
+async def delete(door: Door, exchange: Exchange) -> NoContent:
+    """`DELETE /api/v1/instances/{id}`"""
+    await door.executor.instances.delete(_step(exchange), exchange.principal)
+    return NoContent()
+
+
+def reference(exchange: Exchange) -> str:
+    """The id or name in the path."""
+    return exchange.path_parameter("instance_id")
+
+
+def _step(exchange: Exchange) -> str:
+    exchange.query()
+    return reference(exchange)
+
+
+def view(record: InstanceRecord) -> InstanceView:
+    """One instance as it is told."""
+    spec = record.spec
+    return InstanceView(
+        id=record.id,
+        instance_id=record.id,
+        name=spec.name,
+        status=record.state.value,
+        asleep=record.is_asleep,
+        problem=record.problem,
+        image=spec.image,
+        image_digest=record.image_digest,
+        container_id=record.sandbox_id,
+        runtime_used=record.runtime,
+        isolation=record.isolation,
+        network=spec.network.value,
+        created_at=record.created_at,
+        changed_at=record.changed_at,
+        cpu_cores=spec.limits.cpu_millis / 1000,
+        memory_mb=spec.limits.memory_bytes // _MIB,
+        disk_mb=spec.limits.disk_bytes // _MIB,
+        snapshot_id=record.snapshot_id,
+        from_snapshot=spec.snapshot_id,
+        ttl_seconds=spec.ttl_seconds,
+        idle_seconds=spec.idle_seconds,
+        idle_action=spec.idle_action.value,
+    )
+
+
+def _spec(request: InstanceRequest, settings: GatewaySettings) -> InstanceSpec:
+    if request.enable_ssh:
+        raise UnsupportedError("there is no SSH into instances", hint="exec runs commands in them")
+    faults = Faults()
+    disk_mb = request.disk_mb
+    if request.disk_gb is not None:
+        if disk_mb is not None:
+            faults.add("$.disk_gb", "was given beside `disk_mb`; give one of the two")
+        disk_mb = max(1, round(request.disk_gb * _MIB_A_GIB))
+    asked = check(
+        ExecuteRequest(
+            command="true",
+            image=request.image,
+            runtime=request.runtime,
+            memory_mb=request.memory_mb,
+            cpu_cores=request.cpu_cores,
+            pids_max=request.pids_max,
+            disk_mb=disk_mb,
+            env_vars=request.env_vars,
+            working_dir=request.working_dir,
+            user=request.user,
+            network=request.network,
+        ),
+        settings,
+        faults,
+    )
+    if request.snapshot_id is not None and request.image is not None:
+        raise InvalidArgumentError(
+            "`image` and `snapshot_id` exclude each other", hint="a snapshot knows its image"
+        )
+    return InstanceSpec(
+        image=asked.image,
+        name=request.name,
+        runtime=asked.runtime,
+        limits=asked.limits,
+        network=asked.network,
+        env=asked.env,
+        working_dir=asked.working_dir,
+        user=asked.user,
+        snapshot_id=request.snapshot_id,
+        ttl_seconds=request.ttl_seconds,
+        idle_seconds=request.idle_seconds,
+        idle_action=IdleAction(request.idle_action),
+    )
