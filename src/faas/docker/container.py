@@ -3,7 +3,7 @@
 Nothing of the host is bound into it but the agent (read-only) and the directory of the agent's
 socket, which belongs to a user id that no command may take and is closed to everybody else. The
 root is read-only; what may be written are memory file systems, each bounded by the disk limit and
-counted as the container's memory. The agent keeps six capabilities to place files and change
+counted as the container's memory. The agent keeps seven capabilities to place files and change
 users; commands get none.
 """
 
@@ -21,7 +21,9 @@ RESERVED_UID = 2_147_418_111
 """Owns the directory of the agent's socket; refused as the user of a command."""
 LABEL_DATA = "faas.data"
 LABEL_SANDBOX = "faas.sandbox"
-_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"]
+_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETPCAP", "SETUID"]
+"""What the agent keeps for itself; SETPCAP so that changing users takes nothing of it away, and so
+that commands can empty their bounding set."""
 _PIDS_OF_OURS = 8
 """The agent and the supervisors of commands that run side by side."""
 _WRITABLE = {
