@@ -19,12 +19,13 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "chores.h"
 #include "handover.h"
 #include "kernel.h"
 #include "mounts.h"
 
-enum { REQUEST_LAUNCH = 1, REQUEST_PING };
-enum { LAUNCHED = 1, FAILED, CHILD_EXITED, PONG };
+enum { REQUEST_LAUNCH = 1, REQUEST_PING, REQUEST_CHORES };
+enum { LAUNCHED = 1, FAILED, CHILD_EXITED, PONG, CHORES_DONE };
 enum { LAUNCHES_MAX = 64 };
 #define LAUNCH_NS_MAX 10000000000U
 
@@ -223,11 +224,20 @@ static void on_packet(size_t length, int *fds, unsigned fd_count) {
     uint8_t kind = read_u8(&r);
     bool is_zero = (read_u8(&r) | read_u16(&r)) == 0;
     uint32_t id = read_u32(&r);
-    if (r.bad || !is_zero || kind < REQUEST_LAUNCH || kind > REQUEST_PING) {
+    if (r.bad || !is_zero || kind < REQUEST_LAUNCH || kind > REQUEST_CHORES) {
         answer_failed(id, EINVAL, "the packet");
     } else if (kind == REQUEST_PING) {
         struct buffer answer = {0};
         begin_answer(&answer, PONG, id);
+        send_answer(&answer, -1);
+        buffer_free(&answer);
+    } else if (kind == REQUEST_CHORES) {
+        struct buffer answer = {0};
+        uint32_t place;
+        int error = chores_do(&r, &place);
+        begin_answer(&answer, CHORES_DONE, id);
+        put_u32(&answer, (uint32_t)error);
+        put_u32(&answer, place);
         send_answer(&answer, -1);
         buffer_free(&answer);
     } else if (fd_count != 1) {
@@ -317,6 +327,7 @@ static void prepare(int control) {
     close_all_but(&control, 1);
     fcntl(control, F_SETFD, FD_CLOEXEC);
     prctl(PR_SET_DUMPABLE, 0);
+    signals_by_default();
     sigset_t all, child;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests.native.conftest import Inside
 from tests.native.plans import (
     CGROUP,
@@ -54,6 +53,8 @@ from tests.native.plans import (
 from tests.native.wire import EXCLUSIVE, Host, Run, blob, count_of
 
 pytestmark = pytest.mark.needs_root
+MKDIR, WRITE, UNLINK, RMDIR = range(1, 5)
+CHORES_DONE = 5
 
 
 @pytest.fixture
@@ -88,7 +89,9 @@ def test_it_is_somebody_else_on_the_host(inside):
 
 def test_it_has_every_namespace_of_its_own(inside):
     for name in ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup"):
-        its, ours = (os.readlink(f"/proc/{pid}/ns/{name}") for pid in (inside.sandbox.pid, "self"))
+        its, ours = (
+            Path(f"/proc/{pid}/ns/{name}").readlink() for pid in (inside.sandbox.pid, "self")
+        )
         assert its != ours, name
 
 
@@ -108,7 +111,10 @@ def test_the_agent_keeps_only_what_it_needs(inside):
 
 
 def test_the_agent_holds_no_descriptor_of_the_host(inside):
-    links = {os.readlink(f"/proc/{inside.sandbox.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{inside.sandbox.pid}/fd")}
+    links = {
+        str(descriptor.readlink())
+        for descriptor in Path(f"/proc/{inside.sandbox.pid}/fd").iterdir()
+    }
     kinds = {link.split(":")[0].removeprefix("/dev") for link in links}
     assert kinds == {"/null", "anon_inode", "socket"}
 
@@ -168,7 +174,9 @@ def test_secrets_of_proc_are_hidden(inside):
 
 
 def test_devices_work(inside):
-    assert inside.sh("head -c 3 /dev/zero | wc -c; head -c 3 /dev/urandom | wc -c; echo x > /dev/null; echo x 2>&1 > /dev/full || echo full") .split()[:2] == ["3", "3"]
+    assert inside.sh(
+        "head -c 3 /dev/zero | wc -c; head -c 3 /dev/urandom | wc -c; echo x > /dev/null"
+    ).split() == ["3", "3"]
     assert inside.sh("echo to > /dev/stdout; exec 3<>/dev/shm/x && ls /dev/shm") == "to\nx\n"
 
 
@@ -179,21 +187,22 @@ def test_its_network_is_a_loopback_and_nothing_else(inside):
 
 @pytest.mark.parametrize("net", [NEW_NET, POOLED_NET])
 def test_loopback_is_up(launcher, net):
-    script = "import socket; s = socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname()); print('up')"
+    listen = "import socket; s = socket.create_server(('127.0.0.1', 0))"
+    script = f"{listen}; socket.create_connection(s.getsockname()); print('up')"
     inside = Inside(launcher, launcher.launch(usual(net=net)))
     assert inside.sh(f'/usr/bin/python3 -S -c "{script}"').strip() == "up"
 
 
 def test_pooled_networks_are_never_shared(launcher):
     made = [launcher.launch(usual(net=POOLED_NET), f"n{i}.sock") for i in range(12)]
-    names = {os.readlink(f"/proc/{sandbox.pid}/ns/net") for sandbox in made}
+    names = {Path(f"/proc/{sandbox.pid}/ns/net").readlink() for sandbox in made}
     assert len(names) == 12
-    assert os.readlink("/proc/self/ns/net") not in names
+    assert Path("/proc/self/ns/net").readlink() not in names
 
 
 def test_the_hosts_network_when_asked_for(launcher):
     sandbox = launcher.launch(usual(net=HOST_NET))
-    assert os.readlink(f"/proc/{sandbox.pid}/ns/net") == os.readlink("/proc/self/ns/net")
+    assert Path(f"/proc/{sandbox.pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink()
 
 
 def test_sandboxes_live_on_without_their_launcher(launcher, binary):
@@ -239,13 +248,18 @@ def test_its_mounts_stay_out_of_the_host(launcher, inside):
 
 def test_mounts_of_the_launcher_are_its_own(launcher):
     launcher.launch(usual())
-    assert os.readlink(f"/proc/{launcher.process.pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
+    assert (
+        Path(f"/proc/{launcher.process.pid}/ns/mnt").readlink()
+        != Path("/proc/self/ns/mnt").readlink()
+    )
 
 
 def test_limits_on_resources_are_set_and_never_raised(launcher):
     import resource
 
-    plan = op(RLIMIT, u32(resource.RLIMIT_NOFILE), u64(64, 128)) + op(RLIMIT, u32(resource.RLIMIT_CORE), u64(0, 0))
+    plan = op(RLIMIT, u32(resource.RLIMIT_NOFILE), u64(64, 128)) + op(
+        RLIMIT, u32(resource.RLIMIT_CORE), u64(0, 0)
+    )
     inside = Inside(launcher, launcher.launch(plan + usual()))
     assert inside.sh("ulimit -Sn; ulimit -Hn; ulimit -c").split() == ["64", "128", "0"]
 
@@ -273,7 +287,12 @@ def test_a_cgroup_is_joined_and_is_the_root_of_what_it_sees(launcher, place):
 
 
 def test_a_system_call_filter_is_installed(launcher):
-    deny_mkdir = [(0x20, 0, 0, 0), (0x15, 0, 1, 83), (0x06, 0, 0, 0x0005_0000 | errno.EDOM), (0x06, 0, 0, 0x7FFF_0000)]
+    deny_mkdir = [
+        (0x20, 0, 0, 0),
+        (0x15, 0, 1, 83),
+        (0x06, 0, 0, 0x0005_0000 | errno.EDOM),
+        (0x06, 0, 0, 0x7FFF_0000),
+    ]
     program = b"".join(struct.pack("<HBBI", *step) for step in deny_mkdir)
     inside = Inside(launcher, launcher.launch(op(SECCOMP, blob(program)) + usual()))
     assert "Numerical argument out of domain" in inside.sh("mkdir /tmp/x")
@@ -296,13 +315,18 @@ def test_an_overlay_is_owned_by_its_root_and_writable_and_leaves_the_image_alone
     root = op(ROOT_OVERLAY, blob(str(image)), u64(8 << 20, 1000), u8(1))
     plan = users() + root + host_usr() + op(PROC, blob("/proc")) + op(DEV, blob("/dev"))
     inside = Inside(launcher, launcher.launch(plan))
-    script = "stat -c %u /etc/name; cat /etc/name; echo changed > /etc/name; mv /etc/name /etc/moved; rm -r /etc; ls / | tr '\\n' ' '"
+    script = (
+        "stat -c %u /etc/name; cat /etc/name; echo changed > /etc/name; mv /etc/name /etc/moved"
+    )
+    script += "; rm -r /etc; ls / | tr '\\n' ' '"
     assert inside.sh(script) == "0\noriginalbin dev lib lib64 proc sbin tmp usr work "
     assert (image / "etc/name").read_text() == "original"
 
 
 def test_the_size_of_a_root_is_a_limit(launcher):
-    plan = users() + tmpfs_root(1 << 20) + host_usr() + op(PROC, blob("/proc")) + op(DEV, blob("/dev"))
+    plan = (
+        users() + tmpfs_root(1 << 20) + host_usr() + op(PROC, blob("/proc")) + op(DEV, blob("/dev"))
+    )
     inside = Inside(launcher, launcher.launch(plan))
     assert "No space left" in inside.sh("head -c 5000000 /dev/zero > /big")
 
@@ -325,10 +349,19 @@ def test_steps_on_the_root_do_what_they_say(launcher, place):
     )
     inside = Inside(launcher, launcher.launch(usual(*more)))
     assert inside.sh("od -c /etc/deep/conf | head -1").split()[1:3] == ["\\0", "b"]
-    assert inside.sh("readlink /etc/link; stat -c %a /sticky /etc/deep/conf /small") == "/etc/deep/conf\n1777\n640\n700\n"
-    assert inside.sh("cat /shown/file /etc/one-file; ls /hidden; ls -d /absent 2>&1 | wc -l") == "from the hostfrom the host1\n"
+    assert (
+        inside.sh("readlink /etc/link; stat -c %a /sticky /etc/deep/conf /small")
+        == "/etc/deep/conf\n1777\n640\n700\n"
+    )
+    assert (
+        inside.sh("cat /shown/file /etc/one-file; ls /hidden; ls -d /absent 2>&1 | wc -l")
+        == "from the hostfrom the host1\n"
+    )
     assert inside.sh("touch /x /shown/x 2>&1 | grep -c Read-only") == "2\n"
-    assert inside.sh("touch /small/x && cp /usr/bin/true /small/ && /small/true 2>&1 | grep -c denied") == "1\n"
+    assert (
+        inside.sh("touch /small/x && cp /usr/bin/true /small/ && /small/true 2>&1 | grep -c denied")
+        == "1\n"
+    )
 
 
 def test_symlinks_of_an_image_do_not_lead_the_launcher_to_the_host(launcher, place):
@@ -340,7 +373,12 @@ def test_symlinks_of_an_image_do_not_lead_the_launcher_to_the_host(launcher, pla
     (image / "etc").symlink_to(outside)
     (image / "proc").symlink_to(f"..{'/..' * 10}{outside}")
     root = op(ROOT_OVERLAY, blob(str(image)), u64(8 << 20, 1000), u8(1))
-    made = launcher.try_launch(users() + root + op(FILE, blob("/etc/evil"), u32(0o644), blob(b"x")) + directory("/etc/evil-dir"))
+    made = launcher.try_launch(
+        users()
+        + root
+        + op(FILE, blob("/etc/evil"), u32(0o644), blob(b"x"))
+        + directory("/etc/evil-dir")
+    )
     assert not list(outside.iterdir())
     if not isinstance(made, Failure):
         assert is_alive(made.pid)
@@ -408,10 +446,63 @@ def test_a_malformed_plan_is_refused_and_the_launcher_goes_on(launcher, plan):
     assert launcher.expect(7).kind == PONG
 
 
-@pytest.mark.parametrize("packet", [b"\0", bytes(8), struct.pack("<BBHI", 3, 0, 0, 1), struct.pack("<BBHI", 1, 1, 0, 1), bytes(200_000)])
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"\0",
+        bytes(8),
+        struct.pack("<BBHI", 4, 0, 0, 1),
+        struct.pack("<BBHI", 1, 1, 0, 1),
+        bytes(200_000),
+    ],
+)
 def test_a_malformed_packet_is_refused(launcher, packet):
     launcher.send(packet)
     assert launcher.receive().kind == FAILED
+
+
+def chores(launcher: Launcher, *fields: bytes) -> tuple[int, int]:
+    launcher.send(struct.pack("<BBHI", 3, 0, 0, 8) + b"".join(fields))
+    answer = launcher.expect(8)
+    assert answer.kind == CHORES_DONE
+    return struct.unpack("<II", answer.body)
+
+
+def test_chores_are_done_in_order(launcher, place):
+    made, file = str(place / "made"), place / "file"
+    file.write_text("old")
+    done = chores(
+        launcher,
+        op(MKDIR, blob(made), u32(0o700)),
+        op(WRITE, blob(str(file)), u8(0), blob(b"new")),
+        op(WRITE, blob("/no/such/file"), u8(1), blob(b"x")),
+        op(UNLINK, blob("/no/such/file")),
+        op(RMDIR, blob(made)),
+    )
+    assert done == (0, 5)
+    assert file.read_text() == "new"
+    assert not (place / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("chore", "error"),
+    [
+        (op(WRITE, blob("/no/such/file"), u8(0), blob(b"x")), errno.ENOENT),
+        (op(MKDIR, blob("relative"), u32(0o700)), errno.EINVAL),
+        (op(MKDIR, blob("/proc/x"), u32(0o700)), errno.ENOENT),
+        (op(MKDIR, blob("/nul\0"), u32(0o700)), errno.EINVAL),
+        (op(RMDIR, blob("/proc"), b"more"), errno.EINVAL),
+        (op(9, blob("/x")), errno.EINVAL),
+        (b"\1", errno.EINVAL),
+        (struct.pack("<BI", MKDIR, 0xFFFFFFFF), errno.EINVAL),
+    ],
+    ids=range(8),
+)
+def test_the_first_chore_that_fails_is_the_last(launcher, place, chore, error):
+    first, last = (op(MKDIR, blob(str(place / name)), u32(0o700)) for name in ("first", "last"))
+    assert chores(launcher, first, chore, last) == (error, 1)
+    assert (place / "first").is_dir()
+    assert not (place / "last").exists()
 
 
 @pytest.mark.parametrize("count", [0, 2, 8, 20])
@@ -439,12 +530,16 @@ def test_many_launches_may_be_asked_for_at_once(launcher):
 def test_a_launcher_that_is_killed_leaves_no_half_made_sandbox(launcher, binary, place):
     dying = Launcher(binary, place)
     for index in range(10):
-        dying.request(op(PIDFILE, blob(str(place / f"pid{index}"))) + usual(), place / f"k{index}.sock")
+        dying.request(
+            op(PIDFILE, blob(str(place / f"pid{index}"))) + usual(), place / f"k{index}.sock"
+        )
     dying.process.kill()
     dying.process.wait()
     dying.close()
     deadline = 400
-    known = {int(p.read_text().split()[0]) for p in place.glob("pid*") if not p.name.endswith(".tmp")}
+    known = {
+        int(p.read_text().split()[0]) for p in place.glob("pid*") if not p.name.endswith(".tmp")
+    }
     launcher.launched += known
     while deadline:
         strangers = [p for p in Path("/proc").glob("[0-9]*") if _is_stranger(p, place, known)]
@@ -461,13 +556,21 @@ def _is_stranger(process: Path, place: Path, known: set[int]) -> bool:
         uid = process.stat().st_uid
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return b"launch\0--control" in command and uid == FIRST_ID and int(process.name) not in known and not _has_mounted(process)
+    return (
+        b"launch\0--control" in command
+        and uid == FIRST_ID
+        and int(process.name) not in known
+        and not _has_mounted(process)
+    )
 
 
 def _has_mounted(process: Path) -> bool:
     """A sandbox of another test, running beside this one."""
     try:
-        return "pivot" in (process / "wchan").read_text() or "faas-base" in (process / "mountinfo").read_text()
+        return (
+            "pivot" in (process / "wchan").read_text()
+            or "faas-base" in (process / "mountinfo").read_text()
+        )
     except OSError:
         return False
 
@@ -475,7 +578,7 @@ def _has_mounted(process: Path) -> bool:
 def test_the_launcher_runs_from_a_sealed_copy(launcher):
     launcher.send(struct.pack("<BBHI", 2, 0, 0, 1))
     launcher.receive()
-    assert "memfd:" in os.readlink(f"/proc/{launcher.process.pid}/exe")
+    assert "memfd:" in str(Path(f"/proc/{launcher.process.pid}/exe").readlink())
 
 
 def test_an_agent_without_a_user_namespace_is_still_locked_down(launcher):
@@ -505,7 +608,9 @@ def test_a_fork_bomb_ends_with_its_command(launcher, place):
     group.mkdir()
     (group / "pids.max").write_text("64")
     try:
-        inside = Inside(launcher, launcher.launch(op(CGROUP, blob(str(group / "cgroup.procs"))) + usual()))
+        inside = Inside(
+            launcher, launcher.launch(op(CGROUP, blob(str(group / "cgroup.procs"))) + usual())
+        )
         for flags in (EXCLUSIVE, 0):
             bomb = inside.run("/usr/bin/python3", "-S", "-c", BOMB, flags=flags, deadline_ms=300)
             assert bomb.wait().code == 124
@@ -532,7 +637,8 @@ def test_the_hosts_abstract_sockets_are_out_of_reach(launcher):
 
 
 def test_a_shared_command_cannot_reach_its_supervisor(inside):
-    script = "for p in /proc/[0-9]*; do n=${p#/proc/}; [ $n != 1 ] && [ $n != $$ ] && kill -KILL $n; done; sleep 0.05; echo survived"
+    others = "for p in /proc/[0-9]*; do n=${p#/proc/}; [ $n != 1 ] && [ $n != $$ ] && echo $n; done"
+    script = f"kill -KILL $({others}); sleep 0.05; echo survived"
     command = inside.run("sh", "-c", script, flags=0)
     assert command.wait().code == 0
     assert command.output == b"survived\n"

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from faas.embedded import launcher
 from faas.errors import RuntimeUnavailableError
 from faas.model import Limits
 
@@ -134,6 +135,21 @@ class Cgroups:
                 yield f"{where['memory']}/{_V1_SWAP}", total
             else:
                 yield f"{where['memory']}/memory.swappiness", "0"
+
+    def creation(self, leaf: Leaf, limits: Limits) -> list[bytes]:
+        """Return the chores that make a leaf with limits."""
+        made = [launcher.mkdir(path) for path in leaf.directories.values()]
+        return made + self.limiting(leaf, limits)
+
+    def limiting(self, leaf: Leaf, limits: Limits) -> list[bytes]:
+        """Return the chores that set memory, cpu and pids."""
+        settings = [launcher.write(path, text) for path, text in self._settings(leaf, limits)]
+        wishes = self._wishes(leaf, limits)
+        return settings + [launcher.write(path, text, is_wish=True) for path, text in wishes]
+
+    def removal(self, leaf: Leaf) -> list[bytes]:
+        """Return the chores that remove a leaf whose processes are gone."""
+        return [launcher.rmdir(path) for path in leaf.directories.values()]
 
     def kill(self, leaf: Leaf) -> int:
         """Kill every process of a leaf; return how many there were to see."""

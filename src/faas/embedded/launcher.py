@@ -20,8 +20,8 @@ from pathlib import Path
 from faas.errors import RuntimeUnavailableError, SandboxBrokenError, TooLargeError
 
 _HEAD = struct.Struct("<BBHI")
-_LAUNCH, _PING = 1, 2
-_LAUNCHED, _FAILED, _EXITED, _PONG = 1, 2, 3, 4
+_LAUNCH, _PING, _CHORES = 1, 2, 3
+_LAUNCHED, _FAILED, _EXITED, _PONG, _CHORES_DONE = 1, 2, 3, 4, 5
 _LAUNCH_SECONDS = 15.0
 """The launcher gives up a child after 10; past this it is itself stuck."""
 _STOP_SECONDS = 2.0
@@ -50,6 +50,7 @@ class Launcher:
         self._last_id = 0
         self._pending: dict[int, asyncio.Future[Launched]] = {}
         self._pings: dict[int, asyncio.Future[None]] = {}
+        self._chores: dict[int, asyncio.Future[int]] = {}
 
     @property
     def pid(self) -> int | None:
@@ -92,6 +93,27 @@ class Launcher:
         except TimeoutError:
             raise SandboxBrokenError("the launcher did not answer in time") from None
         # A cancelled launch stays pending: when its answer comes, the sandbox is killed at once.
+
+    async def do(self, chores: list[bytes]) -> int:
+        """Have small file work done in order (`mkdir` and its siblings below make a chore).
+
+        Returns 0, or the errno of the first that failed; what came after it was not done.
+
+        Raises:
+            SandboxBrokenError: the launcher is gone.
+        """
+        self._ensure_running()
+        number = self._new_id()
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._chores[number] = done
+        try:
+            async with asyncio.timeout(_LAUNCH_SECONDS):
+                await self._send(_HEAD.pack(_CHORES, 0, 0, number) + b"".join(chores), [])
+                return await done
+        except TimeoutError:
+            raise SandboxBrokenError("the launcher did not answer in time") from None
+        finally:
+            self._chores.pop(number, None)
 
     async def aclose(self) -> None:
         """Let the process go. Its sandboxes stay. Idempotent."""
@@ -177,6 +199,10 @@ class Launcher:
             pong = self._pings.get(number)
             if pong is not None and not pong.done():
                 pong.set_result(None)
+        elif kind == _CHORES_DONE:
+            done = self._chores.get(number)
+            if done is not None and not done.done():
+                done.set_result(struct.unpack_from("<I", body)[0])
         # EXITED says nothing that the sandbox's own pidfd does not say, also after a restart.
         for descriptor in descriptors:
             os.close(descriptor)
@@ -200,13 +226,40 @@ class Launcher:
         self._control.close()
         self._control = None
         pending, self._pending = self._pending, {}
-        for answer in [*pending.values(), *self._pings.values()]:
+        for answer in [*pending.values(), *self._pings.values(), *self._chores.values()]:
             if not answer.done():
                 answer.set_exception(SandboxBrokenError(why))
 
     def _new_id(self) -> int:
         self._last_id = self._last_id % _U32_MAX + 1
         return self._last_id
+
+
+def mkdir(path: str, mode: int = 0o755) -> bytes:
+    """Make a directory."""
+    return _chore(1, path, struct.pack("<I", mode))
+
+
+def write(path: str, text: str, *, is_wish: bool = False) -> bytes:
+    """Write an existing file; a wish may fail."""
+    data = text.encode()
+    return _chore(2, path, struct.pack("<BI", is_wish, len(data)) + data)
+
+
+def unlink(path: str) -> bytes:
+    """Remove a file that may be there."""
+    return _chore(3, path, b"")
+
+
+def rmdir(path: str) -> bytes:
+    """Remove an empty directory that may be there."""
+    return _chore(4, path, b"")
+
+
+def _chore(kind: int, path: str, rest: bytes) -> bytes:
+    name = os.fsencode(path)
+    size = 4 + len(name) + len(rest)
+    return struct.pack("<BII", kind, size, len(name)) + name + rest
 
 
 def _spawn(binary: Path, control: socket.socket) -> subprocess.Popen[bytes]:

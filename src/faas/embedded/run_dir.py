@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from faas.embedded import launcher
 from faas.embedded.cgroups import Leaf
 from faas.ids import SandboxId
 
@@ -144,6 +145,11 @@ class RunDir:
         finally:
             os.close(pidfd)
         return True
+
+    def removal(self) -> list[bytes]:
+        """Return the chores that remove it."""
+        files = [launcher.unlink(f"{self.path}/{name}") for name in _FILES]
+        return [*files, launcher.rmdir(str(self.path))]
 
     def remove(self) -> int:
         """Remove it; return how many files it held. Harmless when it is gone."""

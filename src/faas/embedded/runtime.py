@@ -6,6 +6,7 @@ start-up takes back or away whatever a killed gateway left between any two of th
 """
 
 import asyncio
+import errno
 import os
 import platform
 import socket
@@ -31,6 +32,7 @@ from faas.embedded.settings import EmbeddedSettings, packaged_binary
 from faas.embedded.user_slots import UserSlots
 from faas.errors import (
     AlreadyExistsError,
+    FaasError,
     RuntimeUnavailableError,
     SandboxBrokenError,
     UnsupportedError,
@@ -122,7 +124,8 @@ class EmbeddedRuntime:
         cleanup.push(partial(self._release, run_dir, meta))
         sockets: list[socket.socket] = []
         cleanup.push(partial(_close_all, sockets))
-        await self._off_loop(self._acquire, spec, run_dir, meta, sockets)
+        self._acquire(run_dir, meta, sockets)
+        await self._make_groups(meta, spec.limits)
         listener, connection = sockets
         channel = AgentChannel(connection)
         cleanup.push(channel.close)
@@ -144,21 +147,29 @@ class EmbeddedRuntime:
             working_dir=spec.root.working_dir,
         )
 
-    def _acquire(
-        self, spec: SandboxSpec, run_dir: RunDir, meta: Meta, sockets: list[socket.socket]
-    ) -> None:
+    def _acquire(self, run_dir: RunDir, meta: Meta, sockets: list[socket.socket]) -> None:
+        """Write the intent and listen: quick, for it is in memory (`DataDir.run_dir`)."""
         run_dir.create(meta)
-        self._cgroups.create(spec.id, spec.limits)
         sockets.append(run_dir.listen())
         sockets.append(run_dir.connect())
+
+    async def _make_groups(self, meta: Meta, limits: Limits) -> None:
+        failed = await self._launcher.do(self._cgroups.creation(meta.leaf, limits))
+        if failed:
+            raise RuntimeUnavailableError(
+                "the control group of a sandbox could not be made",
+                hint="run `faas doctor`",
+                details={"errno": errno.errorcode.get(failed, "?")},
+            )
 
     def _take_up(
         self, run_dir: RunDir, meta: Meta, channel: AgentChannel, pidfd: int
     ) -> EmbeddedSandbox:
         async def limit(limits: Limits) -> None:
-            await self._off_loop(self._cgroups.limit, meta.leaf, limits)
+            if await self._launcher.do(self._cgroups.limiting(meta.leaf, limits)):
+                await self._off_loop(self._cgroups.limit, meta.leaf, limits)
 
-        upkeep = Upkeep(limit, partial(self._release, run_dir, meta))
+        upkeep = Upkeep(limit, partial(self._release_dead, run_dir, meta))
         sandbox = EmbeddedSandbox(run_dir, meta, channel=channel, pidfd=pidfd, upkeep=upkeep)
         self._sandboxes[sandbox.id] = sandbox
         return sandbox
@@ -168,6 +179,20 @@ class EmbeddedRuntime:
         is_gone = await self._off_loop(self._remove, run_dir, meta)
         self._sandboxes.pop(run_dir.sandbox_id, None)
         if meta.slot is not None and is_gone:
+            self._slots.give_back(meta.slot)
+
+    async def _release_dead(self, run_dir: RunDir, meta: Meta) -> None:
+        """Give back what a sandbox held whose processes are gone; else the thorough way."""
+        chores = self._cgroups.removal(meta.leaf) + run_dir.removal()
+        try:
+            failed = await self._launcher.do(chores)
+        except FaasError:
+            failed = errno.EIO
+        if failed:
+            await self._release(run_dir, meta)
+            return
+        self._sandboxes.pop(run_dir.sandbox_id, None)
+        if meta.slot is not None:
             self._slots.give_back(meta.slot)
 
     def _remove(self, run_dir: RunDir, meta: Meta) -> bool:
