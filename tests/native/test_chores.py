@@ -5,7 +5,6 @@ import struct
 from pathlib import Path
 
 import pytest
-
 from tests.native.plans import PONG, op
 
 DONE = 5
