@@ -111,9 +111,12 @@ static void dispatch(const struct epoll_event *event) {
     }
 }
 
-static bool prepare(int listener, bool is_init) {
+void signals_by_default(void) {
     struct sigaction by_default = {.sa_handler = SIG_DFL};
     for (int number = 1; number < NSIG; number++) sigaction(number, &by_default, NULL);
+}
+
+static bool prepare(int listener, bool is_init) {
     sigset_t all, child;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
@@ -173,6 +176,7 @@ int agent_main(int argc, char **argv) {
         fprintf(stderr, "faas-native agent: cannot listen: %s\n", strerror(errno));
         return 2;
     }
+    signals_by_default();
     if (getpid() != 1) prctl(PR_SET_CHILD_SUBREAPER, 1);
     lockdown_agent();
     return agent_run(listener, is_init);

@@ -30,6 +30,8 @@ extern struct agent agent;
 /* Serve until the end of the world; never returns when PID 1. */
 int agent_run(int listener, bool is_init);
 int agent_main(int argc, char **argv);
+/* Whoever started us may have ignored some, and commands would inherit that. */
+void signals_by_default(void);
 
 uint64_t now_ns(void);
 /* A stale event of a slot that was reused has another generation and is dropped. */

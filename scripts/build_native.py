@@ -1,7 +1,7 @@
 """Build `faas-native` with zig: `python scripts/build_native.py [x86_64|aarch64] [OUT]`.
 
-The compiler comes from PyPI (`ziglang`), so no machine needs one installed. The same source gives the
-same bytes wherever it lies: no path, time or build id is in them.
+The compiler comes from PyPI (`ziglang`), so no machine needs one installed. The same source
+gives the same bytes wherever it lies: no path, time or build id is in them.
 """
 
 import os
@@ -74,10 +74,10 @@ def build_sanitized(out: Path) -> Path:
 
 def main() -> None:
     """Build for this machine, or for the architecture named."""
-    arch = sys.argv[1] if len(sys.argv) > 1 else native_arch()
+    arch, out, *_ = [*sys.argv[1:], None, None]
+    arch = arch or native_arch()
     default = ROOT / "src" / "faas" / "_native" / f"faas-native-{arch}"
-    out = Path(sys.argv[2]).resolve() if len(sys.argv) > 2 else default
-    print(build(arch, out))
+    print(build(arch, Path(out).resolve() if out else default))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.native.plans import Launcher, Sandbox
-from tests.native.wire import ConnectionEnded, Host, Run
+from tests.native.wire import ConnectionEndedError, Host, Run
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -65,13 +64,13 @@ class Agent:
         self.hosts: list[Host] = []
 
     def connect(self, *, greet: bool = True) -> Host:
-        retried = (ConnectionEnded,) if greet else ()
-        for attempt in range(400):
+        retried = (ConnectionEndedError,) if greet else ()
+        for _ in range(400):
             with contextlib.suppress(ConnectionRefusedError, *retried):
                 self.hosts.append(Host(self.path, greet=greet))
                 return self.hosts[-1]
             time.sleep(0.005)
-        raise TimeoutError(attempt)
+        raise TimeoutError
 
     def close(self) -> None:
         for host in self.hosts:

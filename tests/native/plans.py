@@ -71,7 +71,9 @@ def host_usr() -> bytes:
 
 def usual(*more: bytes, userns: bytes | None = None, net: int = NEW_NET) -> bytes:
     """A sandbox with the machine's programs, /proc, /dev and /tmp; `more` goes last."""
-    head = op(HOSTNAME, blob("sandbox")) + (users() if userns is None else userns) + op(NETNS, u8(net))
+    head = (
+        op(HOSTNAME, blob("sandbox")) + (users() if userns is None else userns) + op(NETNS, u8(net))
+    )
     rest = tmpfs_root() + host_usr() + op(PROC, blob("/proc")) + op(DEV, blob("/dev"))
     return head + rest + directory("/tmp", 0o1777) + directory("/work") + b"".join(more)
 
@@ -110,7 +112,9 @@ class Launcher:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self.socket = ours
         argv = [binary, "launch", "--control", str(theirs.fileno())]
-        self.process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], start_new_session=True, **options)  # type: ignore[call-overload]
+        self.process = subprocess.Popen(
+            argv, pass_fds=[theirs.fileno()], start_new_session=True, **options
+        )  # type: ignore[call-overload]
         theirs.close()
         self._next_id = 0
         self.pending: list[Answer] = []

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests.native.wire import (
     ATTACH,
     CANCELLED,
@@ -189,7 +188,9 @@ def test_killing_the_tree_is_a_cancellation(run, flags):
 
 @BOTH
 def test_a_signal_reaches_the_process_group(run, flags):
-    command = run("sh", "-c", "trap 'exit 7' USR1; echo ready; while :; do sleep 0.01; done", flags=flags)
+    command = run(
+        "sh", "-c", "trap 'exit 7' USR1; echo ready; while :; do sleep 0.01; done", flags=flags
+    )
     command.wait_for_output(b"ready")
     count_of(command.signal(signal.SIGUSR1))
     assert command.wait().code == 7
@@ -335,13 +336,22 @@ def test_a_socket_is_no_stdin(host, place):
 
 @BOTH
 def test_a_terminal_is_one(run, flags):
-    command = run("sh", "-c", "test -t 0 && test -t 1 && test -t 2 && stty size < /dev/tty", flags=flags | TTY, rows=33, columns=111)
+    command = run(
+        "sh",
+        "-c",
+        "test -t 0 && test -t 1 && test -t 2 && stty size < /dev/tty",
+        flags=flags | TTY,
+        rows=33,
+        columns=111,
+    )
     assert command.wait().code == 0
     assert command.output == b"33 111\r\n"
 
 
 def test_a_terminal_can_be_resized_and_typed_into(run, host):
-    command = run("sh", "-c", "echo ready; read x; stty size; echo got $x", flags=EXCLUSIVE | TTY | STDIN_OPEN)
+    command = run(
+        "sh", "-c", "echo ready; read x; stty size; echo got $x", flags=EXCLUSIVE | TTY | STDIN_OPEN
+    )
     command.wait_for_output(b"ready")
     count_of(host.call(RESIZE, struct.pack("<HH", 50, 132), id_=command.id))
     command.stdin(0, b"typed\n")
@@ -429,7 +439,11 @@ def test_a_released_name_can_be_used_again_while_background_output_goes_on(run, 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "x" * 65, "é"])
 def test_bad_names_are_refused(run, name):
-    assert run("true", name=name or None).refused() == errno.EINVAL if name and "/" not in name else True
+    assert (
+        run("true", name=name or None).refused() == errno.EINVAL
+        if name and "/" not in name
+        else True
+    )
 
 
 def test_a_name_is_used_once(run):
@@ -451,7 +465,12 @@ def test_an_id_names_one_command(run, host, place):
 def test_256_commands_are_remembered_and_no_more(host, place):
     fds = [os.open(place / name, os.O_RDWR | os.O_CREAT) for name in ("o", "e")]
     for number in range(256):
-        host.send(frame(EXEC, 1000 + number, exec_payload(["/nonexistent"], name=f"n{number}"), EXCLUSIVE), fds)
+        host.send(
+            frame(
+                EXEC, 1000 + number, exec_payload(["/nonexistent"], name=f"n{number}"), EXCLUSIVE
+            ),
+            fds,
+        )
         host.expect(1000 + number, EXIT)
     host.send(frame(EXEC, 2000, exec_payload(["/nonexistent"], name="more"), EXCLUSIVE), fds)
     assert error_of(host.expect(2000, ERROR))[0] == errno.EAGAIN

@@ -1,5 +1,6 @@
 """Files of a sandbox through the agent."""
 
+import contextlib
 import errno
 import io
 import os
@@ -10,7 +11,6 @@ import threading
 from pathlib import Path
 
 import pytest
-
 from tests.native.wire import (
     DATA,
     DIR_OK,
@@ -36,12 +36,16 @@ from tests.native.wire import (
 CHUNK = 512 << 10
 
 
-def write(host: Host, path: Path | str, data: bytes, *, mode: int = 0o644, offset: int = 0, flags: int = 3) -> Frame:
+def write(
+    host: Host, path: Path | str, data: bytes, *, mode: int = 0o644, offset: int = 0, flags: int = 3
+) -> Frame:
     payload = blob(str(path)) + struct.pack("<IQ", mode, offset) + blob(data)
     return host.call(WRITE, payload, flags=flags)
 
 
-def read(host: Host, path: Path | str, *, offset: int = 0, length: int = CHUNK) -> tuple[bool, bytes]:
+def read(
+    host: Host, path: Path | str, *, offset: int = 0, length: int = CHUNK
+) -> tuple[bool, bytes]:
     answer = host.call(READ, blob(str(path)) + struct.pack("<QI", offset, length))
     assert answer.type == DATA, error_of(answer)
     return bool(answer.payload[0]), answer.payload[5:]
@@ -100,7 +104,9 @@ def archive(*members: tuple[tarfile.TarInfo, bytes], style: int = tarfile.PAX_FO
     return raw.getvalue()
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, *, link: str = "", mode: int = 0o644, **fields: object) -> tarfile.TarInfo:
+def member(
+    name: str, kind: bytes = tarfile.REGTYPE, *, link: str = "", mode: int = 0o644, **fields: object
+) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.mode = kind, link, mode
     for key, value in fields.items():
@@ -132,7 +138,12 @@ def test_stat_tells_what_there_is(host, place):
     (place / "pipe").unlink(missing_ok=True)
     os.mkfifo(place / "pipe")
     plain = stat(host, place / "file")
-    assert (plain.name, plain.kind, plain.size, plain.mtime_ns) == (b"file", 0, 5, 1_234_567_890_123_456_789)
+    assert (plain.name, plain.kind, plain.size, plain.mtime_ns) == (
+        b"file",
+        0,
+        5,
+        1_234_567_890_123_456_789,
+    )
     assert (plain.uid, plain.gid) == (os.getuid(), os.getgid())
     assert stat(host, place).kind == 1
     assert (stat(host, place / "link").kind, stat(host, place / "link").target) == (2, b"file")
@@ -212,23 +223,40 @@ def test_what_is_no_plain_file_is_neither_read_nor_written(host, place, kind):
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(place / "socket"))
     path = {"device": "/dev/zero", "proc": "/proc/self/oom_score_adj"}.get(kind, str(place / kind))
-    answers = [write(host, path, b"1", flags=0), host.call(READ, blob(path) + struct.pack("<QI", 0, 10))]
+    answers = [
+        write(host, path, b"1", flags=0),
+        host.call(READ, blob(path) + struct.pack("<QI", 0, 10)),
+    ]
     assert {error_of(answer)[0] for answer in answers} <= {errno.EINVAL, errno.EISDIR, errno.ENXIO}
     server.close()
 
 
-@pytest.mark.parametrize("path", ["/proc/self/mem", "/proc/self/root/etc/hostname", "/proc/self/fd/0", "/proc/thread-self/exe"])
+@pytest.mark.parametrize(
+    "path",
+    ["/proc/self/mem", "/proc/self/root/etc/hostname", "/proc/self/fd/0", "/proc/thread-self/exe"],
+)
 def test_no_way_leads_back_into_the_agent(host, place, path):
     (place / "innocent").symlink_to(path)
     for name in (path, str(place / "innocent")):
-        assert error_of(write(host, name, b"x", flags=0))[0] in (errno.EINVAL, errno.ELOOP, errno.EACCES, errno.ENXIO, errno.EPERM)
+        assert error_of(write(host, name, b"x", flags=0))[0] in (
+            errno.EINVAL,
+            errno.ELOOP,
+            errno.EACCES,
+            errno.ENXIO,
+            errno.EPERM,
+        )
 
 
 def test_numbers_that_are_too_large_are_refused(host, place):
     (place / "f").touch()
     read_far = host.call(READ, blob(str(place / "f")) + struct.pack("<QI", 1 << 63, 1))
     read_much = host.call(READ, blob(str(place / "f")) + struct.pack("<QI", 0, CHUNK + 1))
-    answers = [read_far, read_much, write(host, place / "f", bytes(CHUNK + 1)), write(host, place / "f", b"x", offset=1 << 63)]
+    answers = [
+        read_far,
+        read_much,
+        write(host, place / "f", bytes(CHUNK + 1)),
+        write(host, place / "f", b"x", offset=1 << 63),
+    ]
     assert {error_of(answer)[0] for answer in answers} == {errno.EINVAL}
 
 
@@ -259,15 +287,21 @@ def test_a_tree_goes_in_and_comes_out_the_same(host, place):
     assert "ümlaut ☃" in members
 
 
-@pytest.mark.parametrize("style", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["ustar", "gnu", "pax"])
+@pytest.mark.parametrize(
+    "style",
+    [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT],
+    ids=["ustar", "gnu", "pax"],
+)
 def test_long_names_of_every_style_are_understood(host, place, style):
     name = "d" * 60 + "/" + "f" * 90
     long = name if style == tarfile.USTAR_FORMAT else name + "g" * 100
     link = "t" * 50 if style == tarfile.USTAR_FORMAT else "t" * 200
-    data = archive((member(long), b"x"), (member("link", tarfile.SYMTYPE, link=link), b""), style=style)
+    data = archive(
+        (member(long), b"x"), (member("link", tarfile.SYMTYPE, link=link), b""), style=style
+    )
     assert count_of(tar_in(host, place / "t", data)) == 2
     assert (place / "t" / long).read_bytes() == b"x"
-    assert os.readlink(place / "t/link") == link
+    assert str((place / "t/link").readlink()) == link
 
 
 def test_one_file_comes_out_by_its_name(host, place):
@@ -298,7 +332,7 @@ def test_entries_that_lead_outside_or_are_devices_are_refused_by_name(host, plac
     number, tried = error_of(tar_in(host, place / "t", archive((evil, b""))))
     assert number == errno.EINVAL
     assert evil.name.split("/")[-1] in tried
-    assert sorted(os.listdir(place / "t")) in ([], ["a"])
+    assert [entry.name for entry in (place / "t").iterdir()] in ([], ["a"])
 
 
 @pytest.mark.parametrize("target", ["/tmp", "..", "."])
@@ -312,7 +346,9 @@ def test_symlinks_in_the_tree_are_never_followed(host, place, target):
 
 def test_a_file_replaces_a_symlink_and_leaves_its_target(host, place):
     (place / "target").write_text("kept")
-    data = archive((member("f", tarfile.SYMTYPE, link=str(place / "target")), b""), (member("f"), b"new"))
+    data = archive(
+        (member("f", tarfile.SYMTYPE, link=str(place / "target")), b""), (member("f"), b"new")
+    )
     assert count_of(tar_in(host, place / "t", data)) == 2
     assert (place / "t/f").read_text() == "new"
     assert (place / "target").read_text() == "kept"
@@ -378,7 +414,7 @@ def test_a_host_that_goes_away_takes_its_worker_along(agent, place):
     host.call(LIST)
     os.close(ours)
     host.close()
-    with pytest.raises(BrokenPipeError):
+    with contextlib.suppress(BrokenPipeError):
         while True:
             os.write(theirs, bytes(65536))
     os.close(theirs)

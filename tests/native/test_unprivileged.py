@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from tests.native.conftest import Inside
 from tests.native.plans import SINGLE, Failure, Launcher, users, usual
 
@@ -37,18 +36,32 @@ def test_a_user_without_power_makes_a_sandbox(ordinary):
     assert not isinstance(made, Failure), made
     inside = Inside(ordinary, made)
     assert made.label == "userns"
-    assert inside.sh("id -u; cat /proc/self/setgroups; echo x > /tmp/f; cat /tmp/f").split() == ["0", "deny", "x"]
+    assert inside.sh("id -u; cat /proc/self/setgroups; echo x > /tmp/f; cat /tmp/f").split() == [
+        "0",
+        "deny",
+        "x",
+    ]
     assert f"Uid:\t{NOBODY}" in Path(f"/proc/{made.pid}/status").read_text()
-    assert {line.split()[1] for line in inside.sh("grep ^Cap /proc/self/status").splitlines()} == {"0" * 16}
+    assert {line.split()[1] for line in inside.sh("grep ^Cap /proc/self/status").splitlines()} == {
+        "0" * 16
+    }
     assert inside.run("sh", "-c", "cat /proc/1/environ").wait().code != 0
     assert inside.run("sh", "-c", "mount -t tmpfs none /tmp").wait().code != 0
-    assert inside.sh("echo hi > /dev/null; head -c 2 /dev/zero | wc -c; sleep 0 & wait; tty < /dev/null") .split()[0] == "2"
+    assert (
+        inside.sh(
+            "echo hi > /dev/null; head -c 2 /dev/zero | wc -c; sleep 0 & wait; tty < /dev/null"
+        ).split()[0]
+        == "2"
+    )
 
 
 def test_its_commands_end_as_those_of_root_do(ordinary):
     inside = Inside(ordinary, ordinary.launch(usual(userns=users(SINGLE))))
     assert inside.run("sh", "-c", "setsid sleep 100 & sleep 100", deadline_ms=50).wait().code == 124
-    assert inside.run("sh", "-c", "setsid sleep 100 & sleep 100", deadline_ms=50, flags=0).wait().code == 124
+    assert (
+        inside.run("sh", "-c", "setsid sleep 100 & sleep 100", deadline_ms=50, flags=0).wait().code
+        == 124
+    )
     assert inside.run("test", "-t", "0", flags=1 | 2).wait().code == 0
 
 

@@ -6,14 +6,15 @@ import struct
 from pathlib import Path
 
 import pytest
-
 from tests.native import wire
-from tests.native.wire import ConnectionEnded
+from tests.native.wire import ConnectionEndedError
 
 VECTORS = json.loads((Path(__file__).resolve().parents[2] / "spec/vectors/frames.json").read_text())
 REQUESTS = [v for v in VECTORS["frames"] if v["direction"] == "to_agent"]
 ANSWERS = [v for v in VECTORS["frames"] if v["direction"] == "from_agent"]
-NUMBERS = {name: value for name, value in vars(wire).items() if name.isupper() and isinstance(value, int)}
+NUMBERS = {
+    name: value for name, value in vars(wire).items() if name.isupper() and isinstance(value, int)
+}
 
 
 def of(vector: dict[str, object]) -> bytes:
@@ -56,7 +57,7 @@ def test_the_agent_hangs_up_on_every_request_with_a_byte_too_many(agent, place, 
     host.send(bytes(data), fds)
     for fd in fds:
         os.close(fd)
-    with pytest.raises(ConnectionEnded):
+    with pytest.raises(ConnectionEndedError):
         host.receive()
 
 

@@ -1,4 +1,4 @@
-"""A host of the agent written from PROTOCOL.md alone: blocking, small, and able to say anything, also what is wrong."""
+"""A host of the agent, from PROTOCOL.md alone: blocking, small, able to say what is wrong, too."""
 
 import array
 import contextlib
@@ -20,7 +20,7 @@ EXCLUSIVE, TTY, STDIN_OPEN, STDIN_FD = 1, 2, 4, 8
 EXITED, SIGNALLED, TIMED_OUT, CANCELLED = range(4)
 
 
-class ConnectionEnded(Exception):
+class ConnectionEndedError(Exception):
     """The agent closed the connection."""
 
 
@@ -133,7 +133,7 @@ class Host:
         if greet:
             try:
                 self.hello = self.call(HELLO, struct.pack("<I", 1))
-            except ConnectionEnded:
+            except ConnectionEndedError:
                 self.close()
                 raise
 
@@ -171,9 +171,9 @@ class Host:
             try:
                 got = self.socket.recv(1 << 20)
             except ConnectionResetError as reset:
-                raise ConnectionEnded from reset
+                raise ConnectionEndedError from reset
             if not got:
-                raise ConnectionEnded
+                raise ConnectionEndedError
             self._buffer += got
 
     def expect(self, id_: int, *kinds: int) -> Frame:
@@ -187,17 +187,31 @@ class Host:
                 return got
             self.pending.append(got)
 
-    def call(self, kind: int, payload: bytes = b"", *, flags: int = 0, id_: int | None = None, fds: Sequence[int] = ()) -> Frame:
+    def call(
+        self,
+        kind: int,
+        payload: bytes = b"",
+        *,
+        flags: int = 0,
+        id_: int | None = None,
+        fds: Sequence[int] = (),
+    ) -> Frame:
         """Send a request and return its one answer."""
         number = self.new_id() if id_ is None else id_
         self.send(frame(kind, number, payload, flags), fds)
         return self.expect(number, HELLO_OK, OK, ERROR, STDIN_OK, LIST_OK, STAT_OK, DIR_OK, DATA)
 
+    def until_ended(self) -> None:
+        """Read until the agent hangs up; a TimeoutError when it does not."""
+        with contextlib.suppress(ConnectionEndedError):
+            while True:
+                self.receive()
+
     def is_ended(self) -> bool:
         """Whether the agent closes the connection without another answer."""
         try:
             self._receive()
-        except ConnectionEnded:
+        except ConnectionEndedError:
             return True
         return False
 
@@ -219,17 +233,33 @@ def count_of(answer: Frame) -> int:
 class Run:
     """One command started on a host, with its two spools in `directory`."""
 
-    def __init__(self, host: Host, directory: Path, argv: Sequence[str | bytes], *, flags: int = EXCLUSIVE, stdin_fd: int | None = None, name: str | None = None, **options: object) -> None:
+    def __init__(
+        self,
+        host: Host,
+        directory: Path,
+        argv: Sequence[str | bytes],
+        *,
+        flags: int = EXCLUSIVE,
+        stdin_fd: int | None = None,
+        name: str | None = None,
+        **options: object,
+    ) -> None:
         self.host = host
         self.id = host.new_id()
         self.name = name or f"c{self.id}-{time.monotonic_ns()}"
         self.out = directory / f"{self.name}.out"
         self.err = directory / f"{self.name}.err"
-        fds = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for path in (self.out, self.err)]
+        fds = [
+            os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            for path in (self.out, self.err)
+        ]
         passed = fds if stdin_fd is None else [*fds, stdin_fd]
         payload = exec_payload(argv, name=self.name, **options)  # type: ignore[arg-type]
         try:
-            host.send(frame(EXEC, self.id, payload, flags | (STDIN_FD if stdin_fd is not None else 0)), passed)
+            host.send(
+                frame(EXEC, self.id, payload, flags | (STDIN_FD if stdin_fd is not None else 0)),
+                passed,
+            )
         finally:
             for fd in fds:
                 os.close(fd)
@@ -249,7 +279,9 @@ class Run:
         return self.host.call(SIGNAL, struct.pack("<I", number), flags=int(tree), id_=self.id)
 
     def stdin(self, offset: int, data: bytes, *, last: bool = False) -> Frame:
-        return self.host.call(STDIN, struct.pack("<Q", offset) + blob(data), flags=int(last), id_=self.id)
+        return self.host.call(
+            STDIN, struct.pack("<Q", offset) + blob(data), flags=int(last), id_=self.id
+        )
 
     def release(self) -> Frame:
         return self.host.call(RELEASE, id_=self.id)
