@@ -16,13 +16,19 @@ from faas.events import Event, ExecutionFinished
 from faas.executor.active import Active
 from faas.executor.admission import Admission
 from faas.executor.background import Background
-from faas.executor.modes import MODES
+from faas.executor.modes import MODES, after
+from faas.executor.parking import Parked, Parking
 from faas.executor.records import OUTPUT_IN_ROW_BYTES_MAX, Outcome, failure_record
 from faas.executor.run import CANCEL_SECONDS_MAX, Workshop, cancelled_result, resume
 from faas.executor.spool import remove, size_of
-from faas.model import ExecutionRecord, ExecutionState
+from faas.model import ExecutionRecord, ExecutionState, Mode
+from faas.sandbox.guarded import GuardedSandbox
 
 _log = logging.getLogger(__name__)
+
+
+_FORKABLE = frozenset({Mode.EPHEMERAL, Mode.BRANCHED})
+"""Modes whose files nothing else keeps."""
 
 
 class Driver:
@@ -35,11 +41,13 @@ class Driver:
         admission: Admission,
         background: Background,
         forget: Callable[[Active], None],
+        parking: Parking | None = None,
     ) -> None:
         self.shop = shop
         self._admission = admission
         self._background = background
         self._forget = forget
+        self._parking = parking
         self.finished = 0
         self.failed = 0
         self.from_pool = 0
@@ -114,7 +122,7 @@ class Driver:
         if active.doom is not None:
             raise active.doom
         if active.process is not None:
-            return Outcome(result=await resume(active))
+            return Outcome(result=await after(await resume(active), active, self.shop))
         if not active.ticket.is_granted:
             await self._turn(active)
         mode = MODES[active.entry.spec.mode]
@@ -194,11 +202,29 @@ class Driver:
         """Everything that must happen at the end, without waiting for anything."""
         is_left_running = active.was_started and not active.is_over
         if active.sandbox is not None and not is_left_running:
-            self.shop.disposal.take(active.sandbox, _reason(active))
+            self._give_back(active, active.sandbox)
         if active.is_over:
             self._forget(active)
         active.wake()
         self.shop.pool.refill()
+
+    def _give_back(self, active: Active, sandbox: GuardedSandbox) -> None:
+        """Park it when its files may be asked for, else have it destroyed."""
+        parking, record = self._parking, active.record
+        if (
+            parking is None
+            or not parking.is_open
+            or record is None
+            or record.result is None
+            or active.is_cancelled
+            or not active.was_started
+            or active.entry.spec.mode not in _FORKABLE
+            or not active.root.digest
+        ):
+            self.shop.disposal.take(sandbox, _reason(active))
+            return
+        entry = active.entry
+        parking.park(Parked(entry.id, entry.tenant, entry.spec, active.root, sandbox))
 
     async def _leave(self, active: Active) -> None:
         try:

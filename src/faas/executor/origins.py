@@ -1,0 +1,343 @@
+"""Where an execution starts from: the files of a snapshot or of a parent, or its image alone.
+
+A parent is named by the id of a snapshot, of an execution, or of something else that lives and has
+files (`also`). Whatever it is, its files become a snapshot first, once, and children start from
+that; so a child never depends on its parent's sandbox, and a gateway that dies leaves a queued
+child something to start from. The parent may be
+
+* a snapshot, or an execution of mode `checkpointed`: its snapshot;
+* parked, that is ended a short while ago: its sandbox is read once and becomes a snapshot;
+* running: its files as they are found now;
+* ended longer ago: its files are gone.
+
+A child inherits image, environment, working directory and user; its own environment wins.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import msgspec
+
+from faas.errors import (
+    ConflictError,
+    ExecutionNotFoundError,
+    InvalidArgumentError,
+    NotFoundError,
+    SnapshotNotFoundError,
+    WrongStateError,
+)
+from faas.executor.active import Active
+from faas.executor.files_state import capture, restore
+from faas.executor.parking import Parked, Parking
+from faas.ids import ExecutionId, SnapshotId
+from faas.model import ExecutionSpec, Mode
+from faas.sandbox.protocols import RootFilesystem, Sandbox
+from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
+from faas.tenancy import Principal
+
+FORKED = "forked"
+"""The tag of a snapshot that nobody asked for by name: taken so that a child can start from it."""
+
+TARS_MAX = 4
+"""Unpacked snapshots kept for the next child; ten forks of one parent unpack it once."""
+
+_Pairs = tuple[tuple[str, str], ...]
+_read_env = msgspec.json.Decoder(_Pairs).decode
+
+AlsoHasFiles = Callable[[str, Principal], Awaitable[SnapshotRecord]]
+"""Make a snapshot of something else that lives, such as an instance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Executions:
+    """How executions are found."""
+
+    active: Callable[[ExecutionId], Active | None]
+    is_stored: Callable[[ExecutionId, Principal], bool]
+    resolve_image: Callable[[str], RootFilesystem]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked of a snapshot that is to be made."""
+
+    name: str | None = None
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+class Origins:
+    """Makes snapshots of executions, and starts executions from snapshots."""
+
+    def __init__(
+        self, directory: Path, *, snapshots: SnapshotStore, parking: Parking, executions: Executions
+    ) -> None:
+        self.snapshots = snapshots
+        self.also: dict[str, AlsoHasFiles] = {}
+        """By the prefix of its ids."""
+        self._directory = directory
+        self._parking = parking
+        self._executions = executions
+        self._tars = _Tars(directory, snapshots)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for leftover in directory.iterdir():
+            if leftover.is_file():
+                leftover.unlink()
+
+    async def inherit(self, spec: ExecutionSpec, principal: Principal) -> ExecutionSpec:
+        """Return the spec as it is run: its parent found, and what it inherits filled in.
+
+        Raises:
+            InvalidArgumentError: what is said of the parent does not fit the mode.
+            NotFoundError: there is no such parent, or its files are gone.
+        """
+        reference = _parent_of(spec)
+        if reference is None:
+            return spec
+        record = await self.snapshot_of(reference, principal)
+        return await self._child(spec, record)
+
+    async def snapshot_of(
+        self, reference: str, principal: Principal, wanted: Wanted | None = None
+    ) -> SnapshotRecord:
+        """Return the snapshot that a reference means, made now when there is none yet.
+
+        Raises:
+            NotFoundError: there is nothing of that name, or its files are gone.
+        """
+        tenant = principal.tenant.id
+        prefix = reference.partition("-")[0]
+        if prefix in self.also:
+            return await self.also[prefix](reference, principal)
+        if prefix != "exec":
+            return await self.snapshots.get(reference, tenant=tenant)
+        execution_id = ExecutionId(reference)
+        found = await self._known(reference, principal)
+        if found is not None:
+            return found
+        with self._parking.reading(execution_id, tenant) as parked:
+            if parked is not None:
+                return await self._of_parked(parked, principal, wanted or Wanted(tags=(FORKED,)))
+        active = self._executions.active(execution_id)
+        if active is not None and active.entry.tenant == tenant:
+            return await self._of_running(active, wanted or Wanted(tags=(FORKED,)))
+        if not self._executions.is_stored(execution_id, principal):
+            raise ExecutionNotFoundError(details={"execution_id": execution_id})
+        raise SnapshotNotFoundError(
+            f"the files of {execution_id} are gone",
+            hint="run it with mode checkpointed to keep them, or fork it sooner",
+        )
+
+    async def checkpoint(self, active: Active) -> SnapshotRecord:
+        """Keep the files of an execution whose command has ended; once, however often asked."""
+        sandbox = active.sandbox
+        assert sandbox is not None  # noqa: S101  its command ran in it
+        try:
+            return await self.snapshots.get(active.entry.id, tenant=active.entry.tenant)
+        except SnapshotNotFoundError:
+            pass
+        root = self._root_of(active, sandbox.image_digest)
+        return await self._commit(
+            sandbox, root, active.entry.spec, _info(active, Wanted()), alias=active.entry.id
+        )
+
+    async def keep(
+        self, sandbox: Sandbox, root: RootFilesystem, spec: ExecutionSpec, info: SnapshotInfo
+    ) -> SnapshotRecord:
+        """Keep the files of any sandbox, as the caller describes it."""
+        return await self._commit(sandbox, root, spec, info, alias=None)
+
+    async def restore(self, snapshot_id: str, sandbox: Sandbox) -> None:
+        """Bring a fresh sandbox to what a snapshot keeps.
+
+        Raises:
+            ConflictError: the sandbox has another image.
+        """
+        record = await self.snapshots.get(snapshot_id)
+        if record.image_digest != sandbox.image_digest:
+            raise ConflictError(
+                f"{snapshot_id} was taken over the image {record.image_digest[:19]},"
+                f" not {sandbox.image_digest[:19]}"
+            )
+        async with self._tars.lent(record.id) as tar:
+            await restore(sandbox, tar)
+
+    async def _known(self, reference: str, principal: Principal) -> SnapshotRecord | None:
+        try:
+            return await self.snapshots.get(reference, tenant=principal.tenant.id)
+        except SnapshotNotFoundError:
+            return None
+
+    async def _of_parked(
+        self, parked: Parked, principal: Principal, wanted: Wanted
+    ) -> SnapshotRecord:
+        async with parked.reading:
+            found = await self._known(parked.execution_id, principal)
+            if found is not None:
+                return found
+            info = SnapshotInfo(
+                tenant=parked.tenant,
+                image_digest=parked.root.digest,
+                image=parked.spec.image,
+                runtimes=(parked.sandbox.runtime,),
+                name=wanted.name,
+                description=wanted.description,
+                tags=wanted.tags,
+                parent=_snapshot_id(parked.spec.snapshot_id),
+            )
+            record = await self._commit(
+                parked.sandbox, parked.root, parked.spec, info, alias=parked.execution_id
+            )
+            self._parking.dismiss(parked)
+            return record
+
+    async def _of_running(self, active: Active, wanted: Wanted) -> SnapshotRecord:
+        if active.sandbox is None or active.process is None:
+            raise WrongStateError("the execution has not begun, so it has no files yet")
+        root = self._root_of(active, active.sandbox.image_digest)
+        info = msgspec.structs.replace(_info(active, wanted), source=active.entry.id)
+        return await self._commit(active.sandbox, root, active.entry.spec, info, alias=None)
+
+    def _root_of(self, active: Active, digest: str) -> RootFilesystem:
+        """Its image; one that was taken up after a restart does not hold it."""
+        return active.root if active.root.digest else self._executions.resolve_image(digest)
+
+    async def _commit(
+        self,
+        sandbox: Sandbox,
+        root: RootFilesystem,
+        spec: ExecutionSpec,
+        info: SnapshotInfo,
+        *,
+        alias: str | None,
+    ) -> SnapshotRecord:
+        info = msgspec.structs.replace(info, config=_config(spec))
+        with NamedTemporaryFile(dir=self._directory, prefix="taken-", suffix=".tar") as staged:
+            await capture(sandbox, root, Path(staged.name))
+            with Path(staged.name).open("rb") as tar:  # noqa: ASYNC230  local, and only opened
+                return await self.snapshots.commit(info, {"files": tar}, alias=alias)
+
+    async def _child(self, spec: ExecutionSpec, record: SnapshotRecord) -> ExecutionSpec:
+        config = (await self.snapshots.manifest(record.id)).config
+        image = self._image_of(spec.image, record)
+        env = dict(_read_env(config.get("env", "[]"))) | dict(spec.env)
+        return replace(
+            spec,
+            image=image,
+            snapshot_id=record.id,
+            env=tuple(env.items()),
+            working_dir=spec.working_dir or config.get("working_dir"),
+            user=spec.user or config.get("user"),
+        )
+
+    def _image_of(self, asked: str, record: SnapshotRecord) -> str:
+        """The parent's image by a name that still means it."""
+        if asked and self._executions.resolve_image(asked).digest != record.image_digest:
+            raise InvalidArgumentError(
+                f"a child has its parent's image, {record.image}, not {asked}",
+                hint="leave the image out",
+            )
+        for name in (asked, record.image):
+            if name and self._digest_of(name) == record.image_digest:
+                return name
+        return record.image_digest
+
+    def _digest_of(self, image: str) -> str | None:
+        try:
+            return self._executions.resolve_image(image).digest
+        except NotFoundError:
+            return None
+
+
+def _parent_of(spec: ExecutionSpec) -> str | None:
+    if spec.branch_from is not None and spec.snapshot_id is not None:
+        raise InvalidArgumentError("branch_from and snapshot_id both name a parent: give one")
+    if spec.mode is Mode.BRANCHED and spec.branch_from is None and spec.snapshot_id is None:
+        raise InvalidArgumentError(
+            "branch_from required", hint="give the id of an execution, snapshot or instance"
+        )
+    reference = spec.branch_from or spec.snapshot_id
+    if reference is not None and spec.mode in (Mode.CACHED, Mode.PERSISTENT):
+        raise InvalidArgumentError(
+            f"mode {spec.mode.value} starts from no parent",
+            hint="use mode branched, checkpointed or ephemeral",
+        )
+    if spec.branch_from is not None and spec.mode is Mode.EPHEMERAL:
+        raise InvalidArgumentError(
+            "branch_from goes with mode branched or checkpointed", hint="set mode to branched"
+        )
+    return reference
+
+
+def _info(active: Active, wanted: Wanted) -> SnapshotInfo:
+    sandbox, spec = active.sandbox, active.entry.spec
+    assert sandbox is not None  # noqa: S101  the callers looked
+    return SnapshotInfo(
+        tenant=active.entry.tenant,
+        image_digest=sandbox.image_digest,
+        image=spec.image,
+        runtimes=(sandbox.runtime,),
+        name=wanted.name,
+        description=wanted.description,
+        tags=wanted.tags,
+        parent=_snapshot_id(spec.snapshot_id),
+    )
+
+
+def _config(spec: ExecutionSpec) -> dict[str, str]:
+    config = {"env": msgspec.json.encode(spec.env).decode()}
+    if spec.working_dir is not None:
+        config["working_dir"] = spec.working_dir
+    if spec.user is not None:
+        config["user"] = spec.user
+    return config
+
+
+def _snapshot_id(text: str | None) -> SnapshotId | None:
+    return None if text is None else SnapshotId(text)
+
+
+@dataclass(slots=True, eq=False)
+class _Tar:
+    path: Path
+    users: int = 0
+    made: asyncio.Lock = field(default_factory=asyncio.Lock)
+    is_whole: bool = False
+
+
+class _Tars:
+    """Snapshots written out as tars, the last few kept."""
+
+    def __init__(self, directory: Path, snapshots: SnapshotStore) -> None:
+        self._directory = directory
+        self._snapshots = snapshots
+        self._tars: OrderedDict[SnapshotId, _Tar] = OrderedDict()
+
+    @asynccontextmanager
+    async def lent(self, snapshot_id: SnapshotId) -> AsyncGenerator[Path]:
+        """Give the path of the tar; it stays while it is used."""
+        tar = self._tars.setdefault(snapshot_id, _Tar(self._directory / f"{snapshot_id}.tar"))
+        self._tars.move_to_end(snapshot_id)
+        tar.users += 1
+        try:
+            async with tar.made:
+                if not tar.is_whole:
+                    with tar.path.open("wb") as sink:
+                        await self._snapshots.write_tar(snapshot_id, "files", sink)
+                    tar.is_whole = True
+            yield tar.path
+        finally:
+            tar.users -= 1
+            self._trim()
+
+    def _trim(self) -> None:
+        spare = [snapshot_id for snapshot_id, tar in self._tars.items() if not tar.users]
+        for snapshot_id in spare[: max(0, len(self._tars) - TARS_MAX)]:
+            path = self._tars.pop(snapshot_id).path
+            if path.exists():
+                path.unlink()
