@@ -14,7 +14,7 @@ compile() {
 if ! command -v uv >/dev/null; then
     uv() { "${PYTHON:-python3}" -m uv "$@"; }
 fi
-compile requirements.lock --group build
+compile requirements.lock --group build --extra docker
 compile requirements-dev.lock --group build --group dev --all-extras
 if grep -nE 'https?://|file://' requirements.lock requirements-dev.lock; then
     echo "error: a lock file names a host" >&2

@@ -110,7 +110,12 @@ def open_registry(
 
 
 def _runtime_options(settings: Settings) -> dict[str, str]:
-    return {"running_max": str(settings.running_max), "pool_max": str(settings.pool_max)}
+    return {
+        "running_max": str(settings.running_max),
+        "pool_max": str(settings.pool_max),
+        "docker_host": settings.docker_address,
+        "docker_oci_runtime": settings.docker_oci_runtime,
+    }
 
 
 def default_limits(settings: Settings) -> Limits:

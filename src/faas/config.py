@@ -98,6 +98,12 @@ class Settings:
     runtimes: tuple[str, ...] = _setting(
         (), "Runtimes to open, best first; empty is all that are installed."
     )
+    docker_host: str = _setting(
+        "", "Address of the Docker Engine; empty is DOCKER_HOST, else the usual socket."
+    )
+    docker_oci_runtime: str = _setting(
+        "", "OCI runtime the Docker Engine is to use; empty is crun where it has it."
+    )
     default_image: str = _setting("host", "Image of a request that names none.")
     image_aliases: dict[str, str] = _setting(  # noqa: RUF009
         lambda: dict(_IMAGE_ALIASES),
@@ -179,6 +185,11 @@ class Settings:
     def parsed_api_keys(self) -> tuple[ApiKey, ...]:
         """The keys, taken apart."""
         return tuple(parse_api_key(text) for text in self.api_keys)
+
+    @property
+    def docker_address(self) -> str:
+        """The Docker Engine's address; empty when only its usual socket is left to try."""
+        return self.docker_host or os.environ.get("DOCKER_HOST", "")
 
     @property
     def public_url(self) -> str:

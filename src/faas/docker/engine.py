@@ -21,6 +21,8 @@ _API = "v1.41"
 _SECONDS_MAX = 60.0
 """For one call; a loaded Engine takes seconds to start a container, never a minute."""
 _NOT_FOUND, _IN_PROGRESS, _NOT_MODIFIED = 404, 409, 304
+_NO_ANSWER = 900
+"""What aiodocker calls the status when there was no connection."""
 
 Json = dict[str, Any]
 
@@ -165,11 +167,17 @@ async def _translated(what: str) -> AsyncGenerator[None]:
             raise _InProgressError(failure.message) from failure
         if failure.status == _NOT_MODIFIED:
             return
+        if failure.status >= _NO_ANSWER:
+            raise _unavailable(what) from failure
         raise InternalError(
             f"the Docker Engine refused to {what}: {failure.message[:300]}"
         ) from failure
     except (aiohttp.ClientError, OSError, TimeoutError) as failure:
-        raise RuntimeUnavailableError(
-            f"the Docker Engine does not answer ({what})",
-            hint="systemctl start docker, or check DOCKER_HOST",
-        ) from failure
+        raise _unavailable(what) from failure
+
+
+def _unavailable(what: str) -> RuntimeUnavailableError:
+    return RuntimeUnavailableError(
+        f"the Docker Engine does not answer ({what})",
+        hint="systemctl start docker, or check FAAS_DOCKER_HOST",
+    )

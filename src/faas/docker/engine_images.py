@@ -11,13 +11,16 @@ import io
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from faas.docker.container import LABEL_DATA
-from faas.docker.engine import Engine
 from faas.errors import ImageNotFoundError, UnsupportedError
 from faas.sandbox.protocols import RootFilesystem
+
+if TYPE_CHECKING:
+    from faas.docker.engine import Engine
 
 _REPOSITORY = "faas-image"
 
@@ -25,7 +28,7 @@ _REPOSITORY = "faas-image"
 class EngineImages:
     """Which trees the Engine has; concurrent requests for one tree are one load."""
 
-    def __init__(self, engine: Engine, *, tag: str, scratch: Path, architecture: str) -> None:
+    def __init__(self, engine: "Engine", *, tag: str, scratch: Path, architecture: str) -> None:
         self._engine = engine
         self._tag = tag
         self._scratch = scratch

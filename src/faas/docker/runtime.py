@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from faas.agent.channel import AgentChannel
 from faas.cleanup import Cleanup
@@ -27,7 +28,6 @@ from faas.docker.container import (
     container_name,
     resources,
 )
-from faas.docker.engine import Engine, EngineFacts, Json
 from faas.docker.engine_images import EngineImages
 from faas.docker.meter import Meter
 from faas.docker.sandbox import DockerSandbox, Upkeep
@@ -55,6 +55,12 @@ from faas.sandbox.protocols import (
 )
 from faas.sandbox.registry import RuntimeContext
 
+if TYPE_CHECKING:
+    from faas.docker.engine import Engine, EngineFacts
+
+Json = dict[str, Any]
+
+_SOCKETS = (Path("/var/run/docker.sock"), Path("/run/docker.sock"))
 _GREETING_SECONDS = 10.0
 """From the container's start to its agent's first word; measured well under 0.1 s."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -90,7 +96,7 @@ class DockerRuntime:
             return
         if not self._settings.binary.is_file():
             raise RuntimeUnavailableError("the native program is not built", hint="make native")
-        engine = Engine.connect(self._settings.host)
+        engine = _connect(self._settings.host)
         try:
             facts = await engine.facts()
             self._settle(facts)
@@ -106,7 +112,7 @@ class DockerRuntime:
         )
         self._engine = engine
 
-    def _settle(self, facts: EngineFacts) -> None:
+    def _settle(self, facts: "EngineFacts") -> None:
         if facts.has_userns:
             raise RuntimeUnavailableError(
                 "this Docker Engine remaps user ids, and the agent's socket cannot be shared then",
@@ -300,7 +306,7 @@ class DockerRuntime:
         if failures:
             raise ExceptionGroup("containers could not be removed", failures)
 
-    def _opened(self) -> tuple[Engine, EngineImages]:
+    def _opened(self) -> "tuple[Engine, EngineImages]":
         if self._engine is None or self._images is None:
             raise RuntimeUnavailableError("the docker runtime was not started")
         return self._engine, self._images
@@ -308,6 +314,26 @@ class DockerRuntime:
     def _places(self, sandbox_id: SandboxId) -> tuple[WorkDir, str]:
         work_dir = WorkDir(self._settings.work_dir / sandbox_id)
         return work_dir, container_name(self._settings.tag, sandbox_id)
+
+
+def _connect(host: str | None) -> "Engine":
+    """Connect, or say what is missing; the client is loaded only when there is an Engine."""
+    hint = "apt-get install docker.io, or set FAAS_DOCKER_HOST"
+    if host is None and not any(path.is_socket() for path in _SOCKETS):
+        raise RuntimeUnavailableError("there is no Docker Engine on this machine", hint=hint)
+    if host is not None and not host.startswith("unix://"):
+        raise RuntimeUnavailableError(
+            "the Docker Engine is on another machine, out of reach of the agent's socket",
+            hint="set FAAS_DOCKER_HOST to a unix:// address of this machine",
+        )
+    try:
+        from faas.docker.engine import Engine  # noqa: PLC0415  see above
+    except ImportError as failure:
+        raise RuntimeUnavailableError(
+            "the client of the Docker Engine is not installed",
+            hint="pip install 'faas-platform[docker]'",
+        ) from failure
+    return Engine.connect(host)
 
 
 def _is_ours(state: Json, tag: str) -> bool:

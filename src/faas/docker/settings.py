@@ -18,7 +18,7 @@ class DockerSettings:
     binary: Path
     """The native program, bound read-only into every container as its first process."""
     host: str | None = None
-    """The Engine's address; None is the one the Docker CLI would use."""
+    """The Engine's address; None is the usual socket of this machine."""
     oci_runtime: str | None = None
     """The Engine's OCI runtime; None is `crun` where the Engine has it (60 ms less a start), else
     the Engine's default."""

@@ -3,18 +3,19 @@
 import bz2
 import gzip
 import lzma
-import shutil
-import subprocess
-import threading
 import zlib
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import BinaryIO, cast
 
-from faas.errors import InvalidImageError, UnsupportedError
+import zstandard
+
+from faas.errors import InvalidImageError
 from faas.images.tar import ByteStream
 
 _MAGIC_BYTES = 6
+_ZSTD_WINDOW_BYTES = 128 << 20
+"""What `zstd --long` of the command line unpacks unasked."""
 _XZ_MEMORY_BYTES = 256 << 20
 """What `xz -9` needs to unpack is 65 MiB; a header may ask for gigabytes."""
 
@@ -25,7 +26,6 @@ def decompressed(source: BinaryIO) -> Generator[ByteStream]:
 
     Raises:
         InvalidImageError: the compressed data is damaged (while reading).
-        UnsupportedError: it is zstd and the `zstd` program is missing.
     """
     start = source.tell()
     magic = source.read(_MAGIC_BYTES)
@@ -35,8 +35,9 @@ def decompressed(source: BinaryIO) -> Generator[ByteStream]:
             with gzip.GzipFile(fileobj=source, mode="rb") as plain:
                 yield cast("ByteStream", plain)
         elif magic.startswith(b"\x28\xb5\x2f\xfd"):
-            with _zstd(source) as plain:
-                yield plain
+            unpacker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+            with unpacker.stream_reader(source, read_across_frames=True, closefd=False) as plain:
+                yield cast("ByteStream", plain)
         elif magic.startswith(b"BZh"):
             with bz2.BZ2File(source) as plain:
                 yield plain
@@ -44,7 +45,7 @@ def decompressed(source: BinaryIO) -> Generator[ByteStream]:
             yield _Xz(source)
         else:
             yield source
-    except (EOFError, OSError, lzma.LZMAError, zlib.error) as failure:
+    except (EOFError, OSError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as failure:
         if isinstance(failure, OSError) and failure.errno is not None:
             raise  # the system's; those of gzip and bz2 carry no number
         raise InvalidImageError("the compressed data of the image is damaged") from failure
@@ -73,52 +74,3 @@ class _Xz:
             if plain := self._plain.decompress(more, size):
                 return plain
         return b""
-
-
-@contextmanager
-def _zstd(source: BinaryIO) -> Generator[ByteStream]:
-    """Run the `zstd` program: Python before 3.14 has no zstd, and a child contains its faults."""
-    program = shutil.which("zstd")
-    if program is None:
-        raise UnsupportedError(
-            "this image has zstd layers and the zstd program is missing",
-            hint="apt-get install zstd",
-        )
-    child = subprocess.Popen(
-        [program, "-dcq"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    assert child.stdin is not None  # noqa: S101  PIPE was asked for
-    assert child.stdout is not None  # noqa: S101
-    feeder = threading.Thread(target=_feed, args=(source, child.stdin), daemon=True)
-    feeder.start()
-    try:
-        yield _Checked(child, cast("BinaryIO", child.stdout))
-    finally:
-        child.kill()
-        child.stdout.close()
-        child.wait()
-        feeder.join()
-
-
-def _feed(source: BinaryIO, sink: BinaryIO) -> None:
-    with suppress(BrokenPipeError, OSError):
-        shutil.copyfileobj(source, sink, 1 << 18)
-    with suppress(OSError):
-        sink.close()
-
-
-class _Checked:
-    """A child's output whose end is only believed when the child succeeded."""
-
-    def __init__(self, child: subprocess.Popen[bytes], output: BinaryIO) -> None:
-        self._child = child
-        self._output = output
-
-    def read(self, size: int, /) -> bytes:
-        data = self._output.read(size)
-        if not data and self._child.wait() != 0:
-            raise InvalidImageError("the compressed data of the image is damaged")
-        return data
