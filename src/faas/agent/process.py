@@ -65,6 +65,8 @@ class AgentProcess:
         self._verdict = verdict
         self._loss_verdict = loss_verdict
         self._id = 0
+        self.pid: int | None = None
+        """In the sandbox's own numbering."""
         self._progress = Progress(0, 0, is_ended=False)
         self._exit: Exit | None = None
         self._lost: SandboxBrokenError | None = None

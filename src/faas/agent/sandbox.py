@@ -72,13 +72,14 @@ class AgentSandbox(ABC):
         whole = self._command(command)
         process = self._process(name, output)
         payload = pack_exec(name, whole)
-        command_id, _ = await self._channel.command(
+        command_id, started = await self._channel.command(
             Request.EXEC,
             payload,
             process,
             flags=exec_flags(whole),
             descriptors=_descriptors(whole, output),
         )
+        process.pid = started.pid
         self._take_up(process, command_id)
         return process
 
@@ -89,9 +90,12 @@ class AgentSandbox(ABC):
             return known
         process = self._process(name, None)
         try:
-            command_id, _ = await self._channel.command(Request.ATTACH, pack_string(name), process)
+            command_id, started = await self._channel.command(
+                Request.ATTACH, pack_string(name), process
+            )
         except NotFoundError:
             return None
+        process.pid = started.pid
         self._take_up(process, command_id)
         return process
 

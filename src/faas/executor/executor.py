@@ -7,7 +7,7 @@ what still runs to the next gateway. Each execution is driven by one task of `Dr
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ from faas.executor.ledger import Ledger
 from faas.executor.origins import Executions, Origins
 from faas.executor.output import ExecutionLogs
 from faas.executor.parking import Parking
+from faas.executor.places import Places
 from faas.executor.records import Stored, raise_again
 from faas.executor.recovery import Recovery, RecoveryReport
 from faas.executor.result_cache import ResultCache
@@ -83,6 +84,7 @@ class _Parts(NamedTuple):
 
     ledger: Ledger
     instances: Instances
+    places: Places
     intake: Intake
     driver: Driver
     results: ResultCache
@@ -272,6 +274,11 @@ class PlatformExecutor:
         """The instances. There are none before `start`."""
         return self._parts.instances
 
+    @property
+    def places(self) -> Places:
+        """Where commands run now."""
+        return self._parts.places
+
     def stats(self) -> ExecutorStats:
         """Count."""
         busy: dict[str, int] = {}
@@ -339,6 +346,7 @@ class PlatformExecutor:
             clock=self._clock,
             commands=_InstanceCommands(lambda: self._parts),
         )
+        places = Places(lambda: self._parts.intake.actives, instances)
         intake = Intake(
             self._settings,
             ledger=ledger,
@@ -347,11 +355,14 @@ class PlatformExecutor:
             admission=self._admission,
             pool=self._pool,
             instances=instances,
+            places=places,
             events=self._events,
             clock=self._clock,
         )
         results = ResultCache(settings.results_path, clock=self._clock, limits=settings.cache)
         origins = self._open_origins(intake, ledger)
+        if origins is not None:
+            origins.also["inst"] = instances.snapshot
         driver = Driver(
             Workshop(
                 settings,
@@ -361,6 +372,7 @@ class PlatformExecutor:
                 self._events,
                 self._clock,
                 instances,
+                places,
                 results,
                 origins,
             ),
@@ -369,7 +381,7 @@ class PlatformExecutor:
             background=self._work,
             forget=intake.forget,
         )
-        return _Parts(ledger, instances, intake, driver, results, origins)
+        return _Parts(ledger, instances, places, intake, driver, results, origins)
 
     def _open_origins(self, intake: Intake, ledger: Ledger) -> Origins | None:
         if self._snapshots is None:
@@ -553,22 +565,15 @@ class _InstanceCommands:
         self._parts = parts
 
     def are_running(self, instance: InstanceRecord) -> bool:
-        return any(True for _ in self._of(instance))
+        return self._parts().places.are_running(instance)
 
     async def end(self, instance: InstanceRecord) -> None:
-        own = list(self._of(instance))
+        own = list(self._parts().places.commands_of(instance))
         for active in own:
             self._parts().driver.cancel(active)
         for active in own:
             while not active.is_over:
                 await active.change()
-
-    def _of(self, instance: InstanceRecord) -> Iterator[Active]:
-        for active in self._parts().intake.actives.values():
-            spec = active.entry.spec
-            is_there = spec.instance_id in (instance.id, instance.spec.name)
-            if is_there and spec.mode is Mode.PERSISTENT and active.entry.tenant == instance.tenant:
-                yield active
 
 
 def _left_running(actives: Iterable[Active]) -> set[SandboxId]:

@@ -22,6 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
+import msgspec
+
 from faas.clock import Clock
 from faas.errors import (
     FaasError,
@@ -54,7 +56,7 @@ from faas.model import ExecutionSpec
 from faas.sandbox.guarded import GuardedSandbox, create_guarded
 from faas.sandbox.protocols import RootFilesystem, SandboxSpec
 from faas.sandbox.registry import Registry
-from faas.snapshots import SnapshotInfo, SnapshotStore
+from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal, Tenant
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -232,13 +234,18 @@ class Instances:
 
     async def snapshot(
         self, reference: str, principal: Principal, info: SnapshotInfo | None = None
-    ) -> SnapshotId:
+    ) -> SnapshotRecord:
         """Keep the files of a running instance, or name those of a stopped one."""
         life = self._life(reference, principal.tenant)
         async with life.turn:
             if life.record.state is InstanceState.STOPPED and life.record.snapshot_id is not None:
-                return life.record.snapshot_id
+                return await self._store().get(life.record.snapshot_id)
             return await self._capture(life, info or self._info(life.record), mint_snapshot_id())
+
+    def describe(self, reference: str, principal: Principal, **asked: object) -> SnapshotInfo:
+        """Say what a snapshot of an instance is to be known by."""
+        record = self._life(reference, principal.tenant).record
+        return msgspec.structs.replace(self._info(record), **asked)
 
     def is_ours(self, sandbox_id: SandboxId) -> bool:
         """Whether a sandbox is an instance's."""
@@ -296,8 +303,8 @@ class Instances:
             raise InstanceNotFoundError(details={"instance_id": reference[:64]})
         return spec
 
-    async def arrive(self, spec: ExecutionSpec, principal: Principal) -> str:
-        """Make the instance an execution means, when nobody has yet; return how to find it."""
+    async def arrive(self, spec: ExecutionSpec, principal: Principal) -> None:
+        """Make the instance an execution means, when nobody has yet."""
         reference = spec.instance_id or ""
         async with self._arrivals.setdefault(reference, asyncio.Lock()):
             if self._find(reference, principal.tenant) is None:
@@ -315,7 +322,6 @@ class Instances:
                 minted = InstanceId(reference) if is_id else None
                 await self.create(made, principal, instance_id=minted)
         self._arrivals.pop(reference, None)
-        return reference
 
     async def recover(self) -> int:
         """Take up what a former gateway left; return how many run on."""
@@ -543,14 +549,13 @@ class Instances:
 
     async def _capture(
         self, life: _Life, info: SnapshotInfo, snapshot_id: SnapshotId
-    ) -> SnapshotId:
+    ) -> SnapshotRecord:
         if life.sandbox is None:
             raise _not_running(life.record)
         with self._scratch() as path:
             await capture(life.sandbox, self._root(life.record), path)
             with path.open("rb") as tar:
-                made = await self._store().commit(info, {"files": tar}, snapshot_id=snapshot_id)
-        return made.id
+                return await self._store().commit(info, {"files": tar}, snapshot_id=snapshot_id)
 
     def _info(self, record: InstanceRecord) -> SnapshotInfo:
         return SnapshotInfo(

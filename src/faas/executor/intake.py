@@ -4,6 +4,8 @@ Everything here happens in one tick, without waiting: between looking for an ide
 taking it, nobody else runs, so fifty requests with one key are one execution.
 """
 
+from dataclasses import replace
+
 from faas.clock import Clock, Deadline
 from faas.errors import FaasError, IdempotencyConflictError, UnavailableError
 from faas.events import EventBus, ExecutionQueued, ExecutionRejected
@@ -14,6 +16,7 @@ from faas.executor.images import ImageResolver
 from faas.executor.instances import Instances
 from faas.executor.ledger import Ledger
 from faas.executor.modes import check_mode
+from faas.executor.places import Places
 from faas.executor.records import Beginning, Stored
 from faas.executor.run import template_of
 from faas.executor.settings import ExecutorSettings
@@ -39,6 +42,7 @@ class Intake:
         admission: Admission,
         pool: WarmPool,
         instances: Instances,
+        places: Places,
         events: EventBus,
         clock: Clock,
     ) -> None:
@@ -49,6 +53,7 @@ class Intake:
         self._admission = admission
         self._pool = pool
         self._instances = instances
+        self._places = places
         self._events = events
         self._clock = clock
         self.actives: dict[ExecutionId, Active] = {}
@@ -79,7 +84,7 @@ class Intake:
                 raise UnavailableError("the gateway is shutting down", retry_after_seconds=1.0)
             check_mode(spec)
             if spec.mode is Mode.PERSISTENT:
-                spec = self._instances.settle(spec, principal)
+                spec = self._settled(spec, principal)
             runtime = self._registry.pick(spec)
             root = self._images.resolve(spec.image)
             ticket = self._admission.enter(principal.tenant)
@@ -103,6 +108,15 @@ class Intake:
             ExecutionQueued(execution_id=active.entry.id, tenant=active.entry.tenant)
         )
         return active, True
+
+    def _settled(self, spec: ExecutionSpec, principal: Principal) -> ExecutionSpec:
+        """Fill in where a command of mode `persistent` runs."""
+        reference = spec.instance_id or ""
+        if not reference.startswith("exec-"):
+            return self._instances.settle(spec, principal)
+        return replace(
+            spec, image=self._places.beside(reference, principal.tenant.id).entry.spec.image
+        )
 
     def find_key(self, tenant: TenantId, idempotency: IdempotencyKey) -> Active | Stored | None:
         """Return the execution that has this key.

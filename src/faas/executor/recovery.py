@@ -149,7 +149,11 @@ class Recovery:
             return Borrowed(lent, events=self._events)
         runtime = self._registry.get(entry.runtime or "")
         sandbox = None if runtime is None else await runtime.adopt(sandbox_id)
-        return None if sandbox is None else GuardedSandbox(sandbox, events=self._events)
+        if sandbox is None:
+            return None
+        guarded = GuardedSandbox(sandbox, events=self._events)
+        is_guest = entry.spec.mode is Mode.PERSISTENT
+        return Borrowed(guarded, events=self._events) if is_guest else guarded
 
     def _anew(self, entry: Beginning) -> Active:
         if not entry.is_detached:

@@ -15,6 +15,7 @@ from faas.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
     NotFoundError,
+    WrongStateError,
 )
 from faas.events import EventBus, ExecutionStarted
 from faas.executor.active import Active
@@ -22,6 +23,7 @@ from faas.executor.disposal import Disposal
 from faas.executor.instances import Instances
 from faas.executor.ledger import Ledger
 from faas.executor.origins import Origins
+from faas.executor.places import Places
 from faas.executor.records import Beginning
 from faas.executor.result_cache import ResultCache
 from faas.executor.settings import ExecutorSettings
@@ -87,6 +89,7 @@ class Workshop:
     events: EventBus
     clock: Clock
     instances: Instances
+    places: Places
     results: ResultCache | None = None
     origins: Origins | None = None
 
@@ -148,14 +151,22 @@ async def run_in(
 
 
 async def run_persistent(active: Active, shop: Workshop) -> ExecutionResult:
-    """Run an execution in its instance, which is made first when nobody has yet.
+    """Run an execution in its instance, which is made first when nobody has yet, or beside another
+    execution that has not ended.
 
     Raises:
         FaasError: we failed, or the instance is not running.
     """
     granted_ns = shop.clock.monotonic_ns()
     principal = Principal(active.tenant, frozenset())
-    reference = await shop.instances.arrive(active.entry.spec, principal)
+    reference = active.entry.spec.instance_id or ""
+    if reference.startswith("exec-"):
+        lender = shop.places.beside(reference, active.tenant.id).sandbox
+        if lender is None:
+            raise WrongStateError("the execution has not begun yet", details={"at": reference})
+        active.sandbox = Borrowed(lender, events=shop.events)
+        return await run_in(active, shop, active.sandbox, granted_ns=granted_ns)
+    await shop.instances.arrive(active.entry.spec, principal)
     async with shop.instances.use(reference, principal) as (_, sandbox):
         active.sandbox = Borrowed(sandbox, events=shop.events)
         return await run_in(active, shop, active.sandbox, granted_ns=granted_ns)

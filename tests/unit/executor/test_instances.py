@@ -6,6 +6,7 @@ import pytest
 
 from faas.errors import (
     AlreadyExistsError,
+    ExecutionNotFoundError,
     InstanceNotFoundError,
     InvalidArgumentError,
     QuotaExceededError,
@@ -278,7 +279,7 @@ async def test_an_instance_begins_with_the_files_of_a_snapshot(platform):
     instances = platform.executor.instances
     base = await instances.create(asked(), LOCAL)
     await write(platform, base.id, "/workspace/lib.py", b"x = 1")
-    snapshot_id = await instances.snapshot(base.id, LOCAL)
+    snapshot_id = (await instances.snapshot(base.id, LOCAL)).id
     child = await instances.create(asked(snapshot_id=snapshot_id), LOCAL)
     await write(platform, child.id, "/workspace/lib.py", b"x = 2")
     assert await read(platform, base.id, "/workspace/lib.py") == b"x = 1"
@@ -415,7 +416,7 @@ async def test_a_gateway_killed_before_a_stop_was_stored_takes_it_back(platform)
     made = await instances.create(asked(), LOCAL)
     await write(platform, made.id, "/workspace/a", b"1")
     life = instances._lives[made.id]
-    half = await instances.snapshot(made.id, LOCAL)
+    half = (await instances.snapshot(made.id, LOCAL)).id
     instances._intend(life, Intent.STOP, snapshot_id=half)
     await platform.crash()
     again = await platform.reopen()
@@ -430,7 +431,7 @@ async def test_a_stop_whose_sandbox_is_gone_is_finished_by_the_next_gateway(plat
     instances = platform.executor.instances
     made = await instances.create(asked(), LOCAL)
     await write(platform, made.id, "/workspace/a", b"1")
-    kept = await instances.snapshot(made.id, LOCAL)
+    kept = (await instances.snapshot(made.id, LOCAL)).id
     instances._intend(instances._lives[made.id], Intent.STOP, snapshot_id=kept)
     await platform.crash()
     platform.host.break_sandbox(made.sandbox_id)
@@ -452,3 +453,20 @@ async def test_a_gateway_killed_while_starting_leaves_the_instance_stopped(platf
     assert (found.state, found.intent) == (InstanceState.STOPPED, None)
     assert found.snapshot_id == stopped.snapshot_id
     await again.executor.aclose()
+
+
+async def test_a_command_may_run_beside_an_execution_that_has_not_ended(platform):
+    main = await platform.executor.submit(
+        ExecutionSpec(argv=("sh", "-c", "sleep 5; echo main"), image="host"), LOCAL
+    )
+    await settle()
+    guest = await platform.executor.execute(sh("echo guest", main.id), LOCAL)
+    assert guest.result.stdout == b"guest\n"
+    await settle()
+    waiting = asyncio.ensure_future(platform.executor.wait(main.id, LOCAL))
+    await platform.clock.advance(5)
+    final = await waiting
+    assert final.result.stdout == b"main\n"
+    assert final.result.sandbox_id == guest.result.sandbox_id
+    with pytest.raises(ExecutionNotFoundError):
+        await platform.executor.execute(sh("true", main.id), LOCAL)
