@@ -17,7 +17,7 @@ from faas.errors import ConflictError, FaasError, QueueFullError, QuotaExceededE
 from faas.executor import IdempotencyKey
 from faas.executor.fake import FakePlatform
 from faas.ids import ExecutionId, SandboxId, TenantId
-from faas.model import ExecutionSpec, ExecutionState, ExitReason, Limits
+from faas.model import ExecutionRecord, ExecutionSpec, ExecutionState, ExitReason, Limits
 from faas.sandbox.fake import FakeHost
 from faas.tenancy import Principal, Quota, Scope, Tenant
 
@@ -219,9 +219,15 @@ class Gateway(RuleBasedStateMachine):
 
     @invariant()
     def every_execution_is_known(self) -> None:
-        for execution_id, expected in self.known.items():
-            record = self.do(self.platform.executor.get(execution_id, TENANTS[expected.tenant]))
+        for record, expected in self.loop.run_until_complete(self.look_up()):
             assert record.spec.argv == expected.spec.argv
+
+    async def look_up(self) -> list[tuple[ExecutionRecord, Expected]]:
+        get = self.platform.executor.get
+        return [
+            (await get(execution_id, TENANTS[expected.tenant]), expected)
+            for execution_id, expected in self.known.items()
+        ]
 
     def teardown(self) -> None:
         try:
@@ -237,8 +243,7 @@ class Gateway(RuleBasedStateMachine):
         self.host.break_next_starts(0)
         for _ in range(60):
             self.do(self.clock.advance(10))
-        for execution_id, expected in self.known.items():
-            record = self.do(self.platform.executor.get(execution_id, TENANTS[expected.tenant]))
+        for record, expected in self.loop.run_until_complete(self.look_up()):
             self.check_final(record, expected)
         failed = ExecutionState.FAILED
         self.failed = {
@@ -268,7 +273,7 @@ class Gateway(RuleBasedStateMachine):
 
 
 Gateway.TestCase.settings = settings(
-    max_examples=int(os.environ.get("FAAS_SIMULATION_EXAMPLES", "80")),
+    max_examples=int(os.environ.get("FAAS_SIMULATION_EXAMPLES", "50")),
     stateful_step_count=30,
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),

@@ -25,6 +25,8 @@ class Background:
 
     async def aclose(self) -> None:
         """Cancel every task and wait for its teardown."""
-        for task in list(self._tasks):
-            task.cancel()
-        await self.join()
+        while self._tasks:
+            # Again and again: a task that ends may have started another.
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.wait(self._tasks)

@@ -451,6 +451,7 @@ class PlatformExecutor:
         parts = self._parts
         parts.intake.is_closed = True
         self._disposal.freeze()
+        self._pool.close()
         parts.ledger.freeze()
         parts.instances.freeze()
         parts.driver.abandon(parts.intake.actives.values())
