@@ -10,14 +10,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from faas.blobs import open_refs, open_store
 from faas.cleanup import Cleanup
 from faas.clock import Clock, SystemClock
-from faas.config import Settings
+from faas.config import Settings, aws_variables
 from faas.data_dir import DataDir
 from faas.errors import InvalidConfigError
 from faas.events import EventBus
 from faas.executor.executor import PlatformExecutor
 from faas.executor.recovery import RecoveryReport
+from faas.executor.result_cache import CacheLimits
 from faas.executor.settings import ExecutorSettings, Retention
 from faas.images import ImageStore, UnpackLimits
 from faas.metrics import Metrics
@@ -25,6 +27,7 @@ from faas.model import Limits
 from faas.sandbox.fake import FakeRuntime, NoopRuntime
 from faas.sandbox.protocols import Runtime
 from faas.sandbox.registry import Registry, RuntimeContext, installed_runtimes
+from faas.snapshots import SnapshotStore
 
 _BUILT_IN: Mapping[str, Callable[[], Runtime]] = {"noop": NoopRuntime, "fake": FakeRuntime}
 """Runtimes that isolate nothing: for measuring and trying out, and only when asked for by name."""
@@ -63,10 +66,14 @@ async def open_platform(
         images = open_images(settings, data_dir.images_dir)
         images.reclaim()
         registry = open_registry(settings, data_dir, clock=clock, events=events)
+        snapshots = open_snapshots(settings, data_dir.path / "snapshots", clock=clock)
+        cleanup.push(snapshots.aclose)
+        await snapshots.start()
         executor = PlatformExecutor(
             _executor_settings(settings, data_dir),
             registry=registry,
             images=images,
+            snapshots=snapshots,
             events=events,
             clock=clock,
         )
@@ -79,6 +86,22 @@ def open_images(settings: Settings, directory: Path) -> ImageStore:
     """Open the image store in `directory`."""
     limits = UnpackLimits(bytes_max=settings.image_bytes_max)
     return ImageStore(directory, settings.image_aliases, limits=limits)
+
+
+def open_snapshots(
+    settings: Settings, directory: Path, *, clock: Clock, aws: Mapping[str, str] | None = None
+) -> SnapshotStore:
+    """Open the store of snapshots: the local folder, and the object store behind it if one is set.
+
+    Raises:
+        InvalidConfigError: `object_store_url` names no store we know.
+    """
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    url = settings.object_store_url or None
+    aws = aws_variables() if aws is None else aws
+    blobs = open_store(directory / "blobs", url=url, aws=aws, ack_far=settings.object_store_ack)
+    refs = open_refs(directory / "refs", url=url, aws=aws)
+    return SnapshotStore(blobs=blobs, refs=refs, clock=clock, index=directory / "chunks.sqlite")
 
 
 def open_registry(
@@ -152,6 +175,15 @@ def _executor_settings(settings: Settings, data_dir: DataDir) -> ExecutorSetting
         pool_max=0 if settings.disable_prewarm else settings.pool_max,
         pool_limits=default_limits(settings),
         ledger_synchronous="full" if settings.ledger_sync == "full" else "normal",
+        cache=CacheLimits(
+            bytes_max=settings.cache_bytes_max, ttl_seconds=float(settings.cache_seconds_max)
+        ),
+        cache_verify_share=settings.cache_verify_share,
+        parked_max=settings.parked_max,
+        parked_seconds=settings.parked_seconds,
+        forked_seconds_max=settings.forked_seconds_max,
+        # Another gateway may be writing to the same bucket: its garbage is collected by hand.
+        collects_garbage=not settings.object_store_url,
         retention=Retention(
             count_max=settings.retention_count_max,
             age_seconds_max=settings.retention_seconds_max,

@@ -168,6 +168,40 @@ class Settings:
         "`normal` survives a crash of the gateway, `full` also a loss of power, at a cost.",
         choices=("normal", "full"),
     )
+    cache_bytes_max: int = _setting(
+        1 << 30, "Results kept for mode cached; the least lately used go first.", at_least=0
+    )
+    cache_seconds_max: int = _setting(
+        86_400, "Age at which a cached result is no answer any more.", at_least=1
+    )
+    cache_verify_share: float = _setting(
+        0.0,
+        "Share of cached answers that are run all the same and compared.",
+        at_least=0,
+        at_most=1,
+    )
+    parked_max: int = _setting(
+        8,
+        "Sandboxes of ended executions kept a while so that they can be forked.",
+        at_least=0,
+        at_most=1024,
+    )
+    parked_seconds: float = _setting(
+        120.0,
+        "How long such a sandbox is kept; mode checkpointed keeps files for good.",
+        at_least=0,
+    )
+    forked_seconds_max: float = _setting(
+        86_400.0, "Age at which a snapshot taken only for a fork is forgotten.", at_least=60
+    )
+    object_store_url: str = _setting(
+        "",
+        "Where snapshots are kept besides here: s3://bucket/prefix, with the AWS variables.",
+    )
+    object_store_ack: bool = _setting(
+        True,  # noqa: FBT003
+        "A snapshot is acknowledged only when it is in the object store too.",
+    )
     drain_seconds: float = _setting(
         25.0,
         "After SIGTERM, wait this long; what still runs is taken up at the next start.",
@@ -294,6 +328,12 @@ def load_client(
         port = environment.get("FAAS_PORT", "8080")
         found = environment.get("FAAS_BASE_URL") or f"http://127.0.0.1:{port}"
     return ClientSettings(found.rstrip("/"), environment.get("FAAS_API_KEY") or None)
+
+
+def aws_variables(*, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables that object stores are reached by; they hold secrets and are never shown."""
+    environment = os.environ if environment is None else environment
+    return {name: value for name, value in environment.items() if name.startswith("AWS_")}
 
 
 def wants_colour(*, environment: Mapping[str, str] | None = None) -> bool:

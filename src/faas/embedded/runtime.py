@@ -66,7 +66,7 @@ class EmbeddedRuntime:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        return frozenset({Capability.ADOPT, Capability.TTY})
+        return frozenset({Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT})
 
     @property
     def isolation(self) -> str:

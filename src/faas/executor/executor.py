@@ -58,6 +58,9 @@ MAINTENANCE_SECONDS = 1.0
 DISPOSAL_SECONDS_MAX = 30.0
 """At the end; what is not destroyed by then is reclaimed by the next start."""
 
+TIDY_SECONDS = 3600.0
+"""Between looks for snapshots that were only a fork's beginning, and for bytes nothing needs."""
+
 PAGE_MAX = 1000
 
 _log = logging.getLogger(__name__)
@@ -330,6 +333,8 @@ class PlatformExecutor:
             parts.driver.start(active)
         self._keep_default()
         self._work.spawn(self._maintain())
+        if parts.origins is not None and settings.collects_garbage:
+            self._work.spawn(self._tidy(parts.origins))
         return report
 
     def _assemble(self, ledger: Ledger) -> "_Parts":
@@ -551,6 +556,16 @@ class PlatformExecutor:
                 remove(output_files(self._settings.spool_dir, trimmed.id))
         if self._parts.ledger.wal_bytes() > CHECKPOINT_BYTES:
             await asyncio.to_thread(self._parts.ledger.checkpoint)
+
+    async def _tidy(self, origins: Origins) -> None:
+        while True:
+            await self._clock.sleep(TIDY_SECONDS)
+            try:
+                await origins.tidy(
+                    now=self._clock.now(), forked_seconds_max=self._settings.forked_seconds_max
+                )
+            except Exception:  # noqa: BLE001  the loop must outlive what one round met
+                _log.exception("old snapshots could not be tidied away")
 
 
 def _checked(record: ExecutionRecord) -> ExecutionRecord:

@@ -83,7 +83,8 @@ class _Image:
         """Whether the image has just this; either way it is remembered as present."""
         self._see(member.name)
         if self.tree is None:
-            return member.isdir() and member.name in _MADE_IN_HOST
+            is_from_the_start = member.isdir() and member.name in _MADE_IN_HOST
+            return is_from_the_start or (member.issym() and member.name == "var/run")
         try:
             found = os.lstat(self.tree / member.name)
         except OSError:
@@ -144,7 +145,8 @@ def _write(pieces: list[tuple[FileStat, Path | None]], image: _Image, target: Pa
                 prefix = "" if top.kind is FileKind.FILE else f"{top.name}/"
                 with tarfile.open(piece, "r:") as part:
                     for member in part:
-                        _add(whole, _prefixed(member, prefix), image, part.extractfile(member))
+                        content = part.extractfile(member) if member.isreg() else None
+                        _add(whole, _prefixed(member, prefix), image, content)
         for path in image.gone():
             mark = tarfile.TarInfo(path)
             mark.pax_headers = {GONE: "1"}

@@ -16,8 +16,9 @@ A child inherits image, environment, working directory and user; its own environ
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -45,6 +46,8 @@ FORKED = "forked"
 
 TARS_MAX = 4
 """Unpacked snapshots kept for the next child; ten forks of one parent unpack it once."""
+
+TIDIED_MAX = 100_000
 
 _Pairs = tuple[tuple[str, str], ...]
 _read_env = msgspec.json.Decoder(_Pairs).decode
@@ -166,6 +169,19 @@ class Origins:
             )
         async with self._tars.lent(record.id) as tar:
             await restore(sandbox, tar)
+
+    async def tidy(self, *, now: datetime, forked_seconds_max: float) -> int:
+        """Forget snapshots that were only a fork's beginning, long ago, and have no child; collect
+        what nothing needs any more. Return how many snapshots went."""
+        oldest = now - timedelta(seconds=forked_seconds_max)
+        gone = 0
+        for record in await self.snapshots.page(limit=TIDIED_MAX):
+            if record.tags == (FORKED,) and record.name is None and record.created_at < oldest:
+                with suppress(ConflictError, NotFoundError):
+                    await self.snapshots.remove(record.id)
+                    gone += 1
+        await self.snapshots.collect_garbage()
+        return gone
 
     async def _known(self, reference: str, principal: Principal) -> SnapshotRecord | None:
         try:

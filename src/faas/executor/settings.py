@@ -49,6 +49,9 @@ class ExecutorSettings:
     forked_seconds_max: float = 86_400.0
     """Snapshots taken only for a fork are forgotten at this age, unless a child of them lives."""
 
+    collects_garbage: bool = False
+    """Take away, once an hour, what was kept for forks and what no snapshot needs any more."""
+
     instances_max: int = 64
     """Of one tenant, in whatever state."""
     instance_idle_seconds: float = 900.0

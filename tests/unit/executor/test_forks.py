@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -187,3 +188,16 @@ async def test_a_child_cannot_have_another_image(platform):
     parent = await platform.executor.execute(sh(), LOCAL)
     with pytest.raises(InvalidArgumentError, match="image"):
         await platform.executor.execute(replace(branch(parent.id), image="alpine"), LOCAL)
+
+
+async def test_a_snapshot_taken_only_for_a_fork_is_forgotten_in_time(open_platform):
+    platform = await open_platform(collects_garbage=True)
+    kept = await platform.executor.execute(sh(mode=Mode.CHECKPOINTED), LOCAL)
+    parent = await platform.executor.execute(sh(files=(STATE,)), LOCAL)
+    await platform.executor.execute(branch(parent.id), LOCAL)
+    origins = platform.executor.origins
+    assert await origins.tidy(now=platform.clock.now(), forked_seconds_max=60) == 0
+    later = platform.clock.now() + timedelta(seconds=61)
+    assert await origins.tidy(now=later, forked_seconds_max=60) == 1
+    assert [r.id for r in await platform.snapshots.page()] == [kept.result.snapshot_id]
+    await platform.executor.aclose()
