@@ -141,6 +141,11 @@ class Journal:
         ).fetchone()
         return row[0] if row else None
 
+    def blocks(self) -> list[Block]:
+        """List the blocks that are remembered, newest first."""
+        rows = self._database.execute("SELECT number, hash FROM blocks ORDER BY number DESC")
+        return [Block(*row) for row in rows]
+
     def see(self, calls: Iterable[SeenCall], *, head: Block) -> None:
         """Take new calls and the cursor in one step. A second sight of a call is no work."""
         with self._database:
@@ -196,6 +201,12 @@ class Journal:
     def interrupted(self, key: CallKey) -> None:
         """It ran when we died; it will run again."""
         self._move([key], JobState.SEEN)
+
+    def interrupt_all(self) -> int:
+        """Nothing runs, for we have just started: what ran will run again. Returns how many."""
+        return self._database.execute(
+            "UPDATE jobs SET state = ? WHERE state = ?", (JobState.SEEN, JobState.RUNNING)
+        ).rowcount
 
     def ran(self, key: CallKey, result: bytes) -> None:
         """It has a result, and will not run again."""
@@ -271,12 +282,14 @@ class Journal:
             return
         is_same = known is not None and known.seen.inputs_hash == call.inputs_hash
         result = known.result if known and is_same else None
-        state = JobState.SEEN if result is None else JobState.RAN
+        # A transaction that was sent may be mined yet: a second one would be a second answer.
+        sent = known.transaction_hash if known and result is not None else None
+        state = JobState.SEEN if result is None else JobState.SENT if sent else JobState.RAN
         self._database.execute(
-            f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,NULL,NULL)",  # noqa: S608  our own constant
+            f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL)",  # noqa: S608  our own constant
             (
                 *(call.key.service, call.key.call, call.job, call.inputs, call.inputs_hash),
-                *(call.deadline, call.block.number, call.block.hash, state, result),
+                *(call.deadline, call.block.number, call.block.hash, state, result, sent),
             ),
         )
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "images": "List, import, pull or remove images.",
     "doctor": "Try each runtime for real; say what is missing and how to get it.",
     "config": "Show every setting and where its value came from.",
+    "operator": "Run the jobs of a Tangle service and hand in their results.",
     "chain": "Run a development chain; check a real one.",
     "bench": "Measure this machine: echo from the pool, on demand, and the floor.",
 }

@@ -26,6 +26,7 @@ from faas.config import Configuration, Settings, load
 from faas.errors import InvalidConfigError, UnavailableError
 from faas.gateway.app import build_app
 from faas.gateway.auth import ApiKey
+from faas.gateway.container_stream import FRAME_BYTES_MAX
 from faas.gateway.door import Door
 from faas.gateway.settings import GatewaySettings
 from faas.ids import TenantId
@@ -33,6 +34,8 @@ from faas.tenancy import Principal, Quota, Scope, Tenant
 
 _KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep idle connections, so that they close first and no request is lost."""
+_PING_SECONDS = 30.0
+"""A WebSocket whose client vanished without a word is noticed within a minute."""
 _BACKLOG = 2048
 _LEAVE_SECONDS = 2
 """For answers on the way, once the executor has let go."""
@@ -56,7 +59,7 @@ def command(
 ) -> None:
     """Start the gateway in the foreground."""
     flags: dict[str, object] = {"host": host, "port": port, "data_dir": data_dir}
-    flags |= _pairs(others)
+    flags |= pairs(others)
     configuration = load(flags, config_file=config_file)
     settings = configuration.settings
     logs.configure(level=settings.log_level, style=settings.log_format)
@@ -66,7 +69,8 @@ def command(
         runner.run(_serve(configuration))
 
 
-def _pairs(texts: tuple[str, ...]) -> dict[str, object]:
+def pairs(texts: tuple[str, ...]) -> dict[str, object]:
+    """Take `--set NAME=VALUE` apart."""
     found: dict[str, object] = {}
     for text in texts:
         name, sign, value = text.partition("=")
@@ -144,7 +148,10 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http="httptools",
-                ws="none",
+                ws="websockets-sansio",
+                ws_max_size=FRAME_BYTES_MAX,
+                ws_ping_interval=_PING_SECONDS,
+                ws_ping_timeout=_PING_SECONDS,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

@@ -152,15 +152,18 @@ def test_reorg_drops_what_it_took_and_keeps_the_rest(journal):
     assert _state(journal, early) is JobState.SEEN
 
 
-def test_call_that_comes_back_unchanged_keeps_its_result(journal):
-    journal.see([_call()], head=_block(10))
-    journal.started(KEY)
-    journal.ran(KEY, b"result")
+def test_call_that_comes_back_unchanged_keeps_its_result_and_its_transaction(journal):
+    journal.see([_call(), _call(CallKey(0, 8))], head=_block(10))
+    for key in (KEY, CallKey(0, 8)):
+        journal.started(key)
+        journal.ran(key, b"result")
     journal.sending([KEY], SIGNED)
     journal.rewind(9)
-    journal.see([_call(block=11)], head=_block(11, b"b"))
-    [entry] = journal.in_state(JobState.RAN)
-    assert (entry.result, entry.transaction_hash) == (b"result", None)
+    journal.see([_call(block=11), _call(CallKey(0, 8), block=11)], head=_block(11, b"b"))
+    [sent] = journal.in_state(JobState.SENT)
+    assert (sent.result, sent.transaction_hash) == (b"result", SIGNED.hash)
+    [waiting] = journal.in_state(JobState.RAN)
+    assert (waiting.result, waiting.transaction_hash) == (b"result", None)
 
 
 def test_number_that_comes_back_with_other_inputs_is_another_call(journal):

@@ -1,0 +1,80 @@
+"""Reads assigned calls into the journal, in block order, and notices reorgs by hash.
+
+The truth is what the node's logs say between the cursor and its head. A range is taken only when,
+after it was read, the block at its end and the cursor before it are still on the node's fork.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from faas import logs
+from faas.chain.journal import Block, CallKey, Journal
+from faas.chain.ports import Chain
+from faas.chain.rpc import Head
+
+RANGE_MAX: Final = 2000
+"""Blocks of one query: what public nodes allow."""
+
+_log = logs.bind(__name__)
+
+
+class Feed:
+    """The cursor's owner."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        journal: Journal,
+        *,
+        first_block: int = 0,
+        range_max: int = RANGE_MAX,
+        on_dropped: Callable[[Iterable[CallKey]], None] | None = None,
+    ) -> None:
+        self._chain = chain
+        self._journal = journal
+        self._first_block = first_block
+        self._range_max = range_max
+        self._on_dropped = on_dropped
+        self.reorgs = 0
+
+    async def poll(self) -> Head:
+        """Read up to the node's head, and return it."""
+        head = await self._chain.head()
+        cursor = self._journal.head()
+        if cursor is not None and not await self._is_there(cursor):
+            cursor = await self._go_back()
+        while (first := cursor.number + 1 if cursor else self._first_block) <= head.block.number:
+            last = await self._read(first, head, cursor)
+            if last is None:
+                break
+            cursor = last
+        return head
+
+    async def _read(self, first: int, head: Head, cursor: Block | None) -> Block | None:
+        number = min(first + self._range_max - 1, head.block.number)
+        last = head.block if number == head.block.number else await self._chain.block(number)
+        if last is None:
+            return None
+        calls = await self._chain.assigned(first, number)
+        for block in (last, cursor):
+            if block is not None and not await self._is_there(block):
+                return None
+        self._journal.see(calls, head=last)
+        return last
+
+    async def _go_back(self) -> Block | None:
+        ancestor = None
+        for block in self._journal.blocks():
+            if await self._is_there(block):
+                ancestor = block
+                break
+        to = ancestor.number if ancestor else self._first_block - 1
+        dropped = self._journal.rewind(to)
+        self.reorgs += 1
+        _log.warning("the chain was reorganised", back_to=to, dropped=len(dropped))
+        if self._on_dropped:
+            self._on_dropped(dropped)
+        return ancestor
+
+    async def _is_there(self, block: Block) -> bool:
+        return await self._chain.block(block.number) == block
