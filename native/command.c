@@ -15,6 +15,8 @@
 
 /* Long enough to reap what the last kill hit, short enough to catch what it missed. */
 #define KILL_AGAIN_NS 20000000U
+/* Two seconds: a supervisor that has not done it by then was stopped by what it supervises. */
+#define KILLS_MAX 100
 
 static bool is_alive(const struct command *c) { return c && c->state < ENDED; }
 
@@ -133,7 +135,12 @@ static void finish(struct command *c) {
 static void signal_tree(struct command *c, int number) {
     if (c->is_exclusive && agent.is_init) kill(-1, number);
     else supervisor_ask(c, number == SIGKILL ? SUPERVISE_KILL_TREE : SUPERVISE_SIGNAL_TREE, number);
-    if (number == SIGKILL) c->kill_ns = now_ns() + KILL_AGAIN_NS;
+    if (number != SIGKILL) return;
+    c->kill_ns = now_ns() + KILL_AGAIN_NS;
+    if (!c->is_supervised || c->is_tree_gone) return;
+    kill(c->supervisor, SIGCONT);
+    /* Its death brings the tree to us, see commands_reaped. */
+    if (++c->kills > KILLS_MAX) kill(c->supervisor, SIGKILL);
 }
 
 void command_main_ended(struct command *c, int status, const struct rusage *usage) {

@@ -37,6 +37,7 @@ struct command {
     uint64_t output_max;
     struct input input;
     uint64_t started_ns, deadline_ns, grace_ns, kill_ns;
+    unsigned kills;
     bool is_terminated, is_timed_out, is_cancelled;
     int status, exit_override;     /* override: 126 or 127, never loaded; else -1 */
     struct rusage usage;

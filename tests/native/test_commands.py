@@ -1,9 +1,11 @@
 """The life of a command, as PROTOCOL.md promises it."""
 
+import contextlib
 import errno
 import os
 import signal
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -240,6 +242,34 @@ def test_a_killed_supervisor_takes_its_tree_along(run, agent):
     os.kill(supervisor, signal.SIGKILL)
     assert command.wait().signal == signal.SIGKILL
     until_gone(int(command.output))
+
+
+def test_a_stopped_supervisor_does_not_keep_its_tree_alive(run):
+    command = run("sh", "-c", "setsid sleep 1000 & echo $!; wait", flags=0)
+    command.wait_for_output(b"\n")
+    pid = command.started()[0]
+    supervisor = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    os.kill(supervisor, signal.SIGSTOP)
+    count_of(command.signal(signal.SIGKILL, tree=True))
+    assert command.wait().reason == CANCELLED
+    until_gone(int(command.output))
+
+
+def test_a_supervisor_that_is_stopped_again_and_again_is_killed(run):
+    command = run("sleep", "1000", flags=0, deadline_ms=50)
+    pid = command.started()[0]
+    supervisor = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+    def keep_stopping():
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                os.kill(supervisor, signal.SIGSTOP)
+
+    stopper = threading.Thread(target=keep_stopping)
+    stopper.start()
+    assert command.wait().reason == TIMED_OUT
+    stopper.join()
+    until_gone(pid)
 
 
 def test_stdin_is_empty_unless_asked_for(run):
