@@ -5,9 +5,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from faas.assembly import open_runtime_alone
-
 from benchmarks.harness import Report, Samples
+from faas.assembly import open_runtime_alone
 from faas.ids import new_sandbox_id
 from faas.sandbox.protocols import Command, OutputFiles, RootFilesystem, SandboxSpec
 
