@@ -24,7 +24,7 @@ LABEL_SANDBOX = "faas.sandbox"
 _CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETPCAP", "SETUID"]
 """What the agent keeps for itself; SETPCAP so that changing users takes nothing of it away, and so
 that commands can empty their bounding set."""
-_PIDS_OF_OURS = 8
+PIDS_OF_OURS = 8
 """The agent and the supervisors of commands that run side by side."""
 _WRITABLE = {
     "/tmp": "1777",  # noqa: S108  inside the container
@@ -51,7 +51,7 @@ def resources(limits: Limits) -> dict[str, Any]:
         "Memory": limits.memory_bytes,
         "MemorySwap": limits.memory_bytes,
         "NanoCpus": limits.cpu_millis * 1_000_000,
-        "PidsLimit": limits.pids_max + _PIDS_OF_OURS,
+        "PidsLimit": limits.pids_max + PIDS_OF_OURS,
     }
 
 

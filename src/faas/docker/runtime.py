@@ -29,7 +29,7 @@ from faas.docker.container import (
     resources,
 )
 from faas.docker.engine_images import EngineImages
-from faas.docker.meter import Meter
+from faas.docker.groups import ContainerGroups
 from faas.docker.sandbox import DockerSandbox, Upkeep
 from faas.docker.settings import DockerSettings
 from faas.docker.work_dir import Meta, WorkDir
@@ -236,7 +236,7 @@ class DockerRuntime:
             sandbox_id,
             meta,
             channel=channel,
-            meter=Meter(int(state.get("State", {}).get("Pid", 0))),
+            groups=ContainerGroups(int(state.get("State", {}).get("Pid", 0))),
             upkeep=Upkeep(limit, partial(self._release, sandbox_id)),
         )
         self._sandboxes[sandbox_id] = sandbox

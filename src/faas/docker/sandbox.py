@@ -11,7 +11,7 @@ from faas.agent.process import AgentProcess, plain_verdict
 from faas.agent.protocol import ExitFrame
 from faas.agent.sandbox import AgentSandbox
 from faas.docker.container import reserved_uid
-from faas.docker.meter import Meter
+from faas.docker.groups import ContainerGroups
 from faas.docker.work_dir import Meta
 from faas.errors import InvalidArgumentError
 from faas.ids import SandboxId
@@ -27,6 +27,7 @@ class Upkeep:
     """What the runtime does for its sandboxes."""
 
     limit: Callable[[Limits], Awaitable[None]]
+    """Change limits through the Engine, where its groups cannot be written."""
     release: Callable[[], Awaitable[None]]
     """Remove the container and its directory; called once."""
 
@@ -40,12 +41,12 @@ class DockerSandbox(AgentSandbox):
         meta: Meta,
         *,
         channel: AgentChannel,
-        meter: Meter,
+        groups: ContainerGroups,
         upkeep: Upkeep,
     ) -> None:
         super().__init__(sandbox_id, channel)
         self._meta = meta
-        self._meter = meter
+        self._groups = groups
         self._upkeep = upkeep
         self._destroying: asyncio.Future[None] | None = None
 
@@ -63,7 +64,8 @@ class DockerSandbox(AgentSandbox):
 
     async def apply_limits(self, limits: Limits) -> None:
         self._require_alive()
-        await self._upkeep.limit(limits)
+        if not await asyncio.to_thread(self._groups.limit, limits):
+            await self._upkeep.limit(limits)
 
     async def destroy(self, reason: str) -> None:
         if self._destroying is None:
@@ -91,7 +93,7 @@ class DockerSandbox(AgentSandbox):
         return replace(command, env=tuple(env.items()))
 
     def _process(self, name: str, output: OutputFiles | None) -> AgentProcess:
-        judge = _Judge(self._meter, output)
+        judge = _Judge(self._groups, output)
         return AgentProcess(
             self._channel, name, verdict=judge.verdict, loss_verdict=judge.loss_verdict
         )
@@ -100,16 +102,16 @@ class DockerSandbox(AgentSandbox):
 class _Judge:
     """Sees by the container's counters what the agent cannot: memory, and who was killed for it."""
 
-    def __init__(self, meter: Meter, output: OutputFiles | None) -> None:
-        self._meter = meter
+    def __init__(self, groups: ContainerGroups, output: OutputFiles | None) -> None:
+        self._groups = groups
         self._output = output
-        self._oom_before = meter.oom_kills() or 0
-        self._cpu_before = meter.cpu_us()
+        self._oom_before = groups.oom_kills() or 0
+        self._cpu_before = groups.cpu_us()
 
     def verdict(self, ended: ExitFrame) -> Exit:
         """Complete what the agent says."""
         outcome = plain_verdict(ended)
-        cpu, peak = self._meter.cpu_us(), self._meter.memory_peak_bytes()
+        cpu, peak = self._groups.cpu_us(), self._groups.memory_peak_bytes()
         if cpu is not None and self._cpu_before is not None:
             outcome = replace(outcome, cpu_us=max(0, cpu - self._cpu_before))
         if peak is not None:
@@ -140,11 +142,11 @@ class _Judge:
             stderr_total_bytes=stderr,
             wall_us=0,
             cpu_us=0,
-            memory_peak_bytes=self._meter.memory_peak_bytes(),
+            memory_peak_bytes=self._groups.memory_peak_bytes(),
         )
 
     def _oom_struck(self) -> bool:
-        return (self._meter.oom_kills() or 0) > self._oom_before
+        return (self._groups.oom_kills() or 0) > self._oom_before
 
 
 def _size(path: Path) -> int:

@@ -93,7 +93,15 @@ async def test_what_may_be_written_is_bounded(bench: Bench) -> None:
         assert b"No space" in bench.stderr, place
 
 
-async def test_limits_may_be_lowered_in_a_running_container(bench: Bench) -> None:
+@pytest.mark.parametrize("way", ["by the groups", "by the Engine"])
+async def test_limits_may_be_lowered_and_raised_in_a_running_container(
+    bench: Bench, way: str, monkeypatch
+) -> None:
+    if way == "by the Engine":
+        monkeypatch.setattr(bench.sandbox._groups, "limit", lambda _: False)
+    else:
+        assert bench.sandbox._groups.limit(Limits(memory_bytes=80 << 20))
+    await bench.sandbox.apply_limits(Limits(memory_bytes=96 << 20))
     await bench.sandbox.apply_limits(Limits(memory_bytes=16 << 20, pids_max=16))
     end = await bench.run("head -c 40000000 /dev/zero | tail")
     assert end.reason is ExitReason.OUT_OF_MEMORY

@@ -1,18 +1,27 @@
-"""What a container used, read from its control groups on this host."""
+"""A container's control groups on this host: what it used, and limits changed in place.
+
+Changing a limit through the Engine starts two programs and takes some 20 ms; the files take 0.1 ms.
+"""
 
 from pathlib import Path
+
+from faas.docker.container import PIDS_OF_OURS
+from faas.model import Limits
 
 _ROOT = Path("/sys/fs/cgroup")
 
 
-class Meter:
-    """Counters of one container; each is None where this host does not show it."""
+class ContainerGroups:
+    """The groups of one container; a counter is None where this host does not show it."""
 
     def __init__(self, pid: int) -> None:
         groups = _groups(pid)
         unified = groups.get("")
         memory, cpu = groups.get("memory", unified), groups.get("cpuacct", unified)
         is_v1 = "memory" in groups
+        self._memory = memory
+        self._quota = groups.get("cpu", unified)
+        self._pids = groups.get("pids", unified)
         self._peak = _file(memory, "memory.max_usage_in_bytes" if is_v1 else "memory.peak")
         self._oom = _file(memory, "memory.oom_control" if is_v1 else "memory.events")
         self._cpu = _file(cpu, "cpuacct.usage" if is_v1 else "cpu.stat")
@@ -32,6 +41,35 @@ class Meter:
     def oom_kills(self) -> int | None:
         """How often the out-of-memory killer struck."""
         return _keyed(self._oom, "oom_kill")
+
+    def limit(self, limits: Limits) -> bool:
+        """Set memory, cpu and processes; False when this host does not let us."""
+        if self._memory is None or self._quota is None or self._pids is None:
+            return False
+        try:
+            if self._is_v1:
+                _limit_memory_v1(self._memory, str(limits.memory_bytes))
+                period = int((self._quota / "cpu.cfs_period_us").read_text())
+                quota = limits.cpu_millis * period // 1000
+                (self._quota / "cpu.cfs_quota_us").write_text(str(quota))
+            else:
+                (self._memory / "memory.max").write_text(str(limits.memory_bytes))
+                (self._quota / "cpu.max").write_text(f"{limits.cpu_millis * 100} 100000")
+            (self._pids / "pids.max").write_text(str(limits.pids_max + PIDS_OF_OURS))
+        except OSError:
+            return False
+        return True
+
+
+def _limit_memory_v1(group: Path, size: str) -> None:
+    """Set memory, and memory with swap, to the same; the latter may at no time be the smaller."""
+    alone, with_swap = group / "memory.limit_in_bytes", group / "memory.memsw.limit_in_bytes"
+    if not with_swap.exists():
+        alone.write_text(size)
+        return
+    order = [alone, with_swap] if int(size) < int(alone.read_text()) else [with_swap, alone]
+    for file in order:
+        file.write_text(size)
 
 
 def _groups(pid: int) -> dict[str, Path]:
