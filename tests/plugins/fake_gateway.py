@@ -61,7 +61,7 @@ class FakeGateway:
             metrics=metrics,
         )
         config = uvicorn.Config(
-            app, port=0, http="httptools", ws="none", lifespan="off", log_config=None
+            app, port=0, http="httptools", ws="websockets-sansio", lifespan="off", log_config=None
         )
         config.load()
         self._server = uvicorn.Server(config)

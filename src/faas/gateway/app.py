@@ -3,12 +3,13 @@
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from faas.events import EventBus
 from faas.executor import PlatformExecutor
 from faas.gateway import later
+from faas.gateway.container_stream import ContainerStreams
 from faas.gateway.docs import docs_endpoints
 from faas.gateway.door import Door, ImageShelf
 from faas.gateway.middleware import Front
@@ -74,7 +75,11 @@ def build_app(
     if settings.cors_origins:
         layers.insert(0, _cors(settings.cors_origins))
     app = GatewayApp(
-        routes=[Route(path, resource) for path, resource in resources.items()], middleware=layers
+        routes=[
+            WebSocketRoute("/api/v1/containers/{id}/stream", ContainerStreams(door)),
+            *(Route(path, resource) for path, resource in resources.items()),
+        ],
+        middleware=layers,
     )
     app.router.redirect_slashes = False
     app.state.door = door

@@ -2,8 +2,11 @@
 
 from msgspec import Struct
 
+from faas.errors import InvalidArgumentError
 from faas.gateway import instance_files as files
 from faas.gateway import instances
+from faas.gateway.door import Door
+from faas.gateway.exchange import Exchange
 from faas.gateway.instance_wire import (
     ABSOLUTE,
     REFERENCE,
@@ -15,6 +18,7 @@ from faas.gateway.instance_wire import (
     MakeDirectoryRequest,
     MoveRequest,
 )
+from faas.gateway.replies import Reply
 from faas.gateway.routing import Answer, Endpoint, Handler, Parameter
 from faas.gateway.wire import ExecuteRequest, ExecutionView
 from faas.tenancy import Scope
@@ -69,6 +73,11 @@ def _query(name: str, description: str, **schema: object) -> Parameter:
 _DONE = Answer(204, "Done.", media_type="")
 _AS_IT_IS = Answer(200, "As it is now.", InstanceView)
 
+
+async def _speak_websocket(_: Door, exchange: Exchange) -> Reply:
+    raise InvalidArgumentError("this path speaks WebSocket", hint="connect with ws:// or wss://")
+
+
 INSTANCE_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "POST",
@@ -89,6 +98,14 @@ INSTANCE_ENDPOINTS: tuple[Endpoint, ...] = (
         "instances",
         (Answer(200, "All of the tenant's.", list[InstanceView]),),
         Scope.READ,
+    ),
+    Endpoint(
+        "GET",
+        "/api/v1/containers/{id}/stream",
+        _speak_websocket,
+        summary="Follow and steer what runs, by WebSocket",
+        tag="instances",
+        is_documented=False,
     ),
     _row("GET", "", instances.get, "Look at one instance", _AS_IT_IS, scope=Scope.READ),
     _row("DELETE", "", instances.delete, "End it and forget its files", _DONE),

@@ -15,6 +15,7 @@ SUPPORTED = (
     "POST /api/v1/executions/{id}/cancel",
     "POST /api/v1/executions/{id}/stdin",
     "GET /api/v1/logs/{id}/stream",
+    "WebSocket /api/v1/containers/{id}/stream",
     "GET POST /api/v1/instances, and below /api/v1/instances/{id}",
 )
 
@@ -30,7 +31,6 @@ ROWS: dict[str, str] = {
     "/api/v1/ports/expose": "POST",
     "/api/v1/usage": "GET",
     "/api/v1/logs": "GET",
-    "/api/v1/containers/{id}/stream": "GET",
     "/api/v1/functions": "GET POST",
 }
 

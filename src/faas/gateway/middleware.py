@@ -46,7 +46,7 @@ class Front:
             await self._app(scope, receive, send)
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        trace_id = _trace_id(headers)
+        trace_id = trace_id_of(headers)
         scope[TRACE_KEY] = trace_id
         try:
             scope[EXCHANGE_KEY] = Exchange(
@@ -75,7 +75,8 @@ class Front:
             raise
 
 
-def _trace_id(headers: dict[bytes, bytes]) -> str:
+def trace_id_of(headers: dict[bytes, bytes]) -> str:
+    """The trace that the caller named, or a new one."""
     parent = headers.get(b"traceparent")
     if parent is not None:
         found = _TRACEPARENT.fullmatch(parent)
