@@ -83,6 +83,12 @@ class Places:
         pid: object = getattr(active.process, "pid", None)
         return pid if isinstance(pid, int) else None
 
+    async def begun(self, execution_id: ExecutionId) -> None:
+        """Return when a command has begun, or will not any more."""
+        active = self._actives().get(execution_id)
+        while active is not None and active.process is None and not active.is_over:
+            await active.change()
+
     def are_running(self, instance: InstanceRecord) -> bool:
         """Whether any execution runs, or waits to run, in an instance."""
         return any(True for _ in self.commands_of(instance))

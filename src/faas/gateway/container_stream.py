@@ -259,6 +259,7 @@ class Session:
     async def _tell_all_of(self, execution_id: ExecutionId) -> None:
         executor, who = self._door.executor, self._principal
         record = await executor.get(execution_id, who)
+        await executor.places.begun(execution_id)
         offsets = self._wishes.offsets.get(execution_id)
         command, pid = " ".join(record.spec.argv), executor.places.pid(execution_id, who)
         if offsets is None:
