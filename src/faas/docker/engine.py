@@ -5,7 +5,7 @@
 # pyright: reportUnnecessaryCast=false, reportGeneralTypeIssues=false
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,12 +78,12 @@ class Engine:
     async def create(self, name: str, config: Json) -> None:
         """Make a container."""
         async with _translated("create"):
-            await self._docker.containers.create(config, name=name)
+            await _to_its_end(self._docker.containers.create(config, name=name))
 
     async def start(self, name: str) -> None:
         """Start it; its first process has been executed when this returns."""
         async with _translated("start"):
-            await self._docker.containers.container(name).start()
+            await _to_its_end(self._docker.containers.container(name).start())
 
     async def inspect(self, name: str) -> Json | None:
         """Look at a container; None when there is none."""
@@ -110,7 +110,9 @@ class Engine:
         """Kill and remove a container with its volumes; False when it was gone already."""
         try:
             async with _translated("remove"):
-                await self._docker.containers.container(name).delete(force=True, v=True)
+                await _to_its_end(
+                    self._docker.containers.container(name).delete(force=True, v=True)
+                )
         except NotFoundError:
             return False
         except _InProgressError:
@@ -148,6 +150,21 @@ class Engine:
         async with asyncio.timeout(_SECONDS_MAX):
             while await self.inspect(name) is not None:  # noqa: ASYNC110  the Engine has no signal for it
                 await asyncio.sleep(0.05)
+
+
+async def _to_its_end(call: Coroutine[object, object, object]) -> None:
+    """Let a change happen wholly: a caller that is cancelled still waits until it is over.
+
+    Else the Engine could make a container after the undo looked for it and found none.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+        raise
 
 
 class _InProgressError(InternalError):

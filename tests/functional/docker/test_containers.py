@@ -248,10 +248,11 @@ async def test_the_platform_runs_executions_in_warm_containers(
             *(platform.executor.execute(spec, LOCAL_PRINCIPAL) for _ in range(6))
         )
         results = [record.result for record in records]
+        tag = platform.data_dir.tag
     assert {r.stdout for r in results if r} == {b"in\nbusybox\n"}
     assert {(r.runtime_used, r.isolation) for r in results if r} == {("docker", "docker+seccomp")}
     assert len({r.sandbox_id for r in results if r}) == 6
-    argv = ["docker", "-H", docker_engine, "ps", "-aq", "--filter", "label=faas.data"]
+    argv = ["docker", "-H", docker_engine, "ps", "-aq", "--filter", f"label=faas.data={tag}"]
     left = await asyncio.to_thread(subprocess.run, argv, stdout=-1, check=True)
     assert left.stdout == b""
 
