@@ -21,7 +21,7 @@ from faas.executor.executor import PlatformExecutor
 from faas.executor.recovery import RecoveryReport
 from faas.executor.result_cache import CacheLimits
 from faas.executor.settings import ExecutorSettings, Retention
-from faas.images import ImageStore, UnpackLimits
+from faas.images import ImageStore, TreesInUse, UnpackLimits
 from faas.metrics import Metrics
 from faas.model import Limits
 from faas.sandbox.fake import FakeRuntime, NoopRuntime
@@ -65,6 +65,7 @@ async def open_platform(
         events.listen(metrics.on_event)
         images = open_images(settings, data_dir.images_dir)
         images.reclaim()
+        events.listen(TreesInUse(images).on_event)
         registry = open_registry(settings, data_dir, clock=clock, events=events)
         snapshots = open_snapshots(settings, data_dir.path / "snapshots", clock=clock)
         cleanup.push(snapshots.aclose)

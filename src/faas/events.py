@@ -72,6 +72,15 @@ class SandboxCreated(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SandboxAdopted(Event):
+    """A sandbox that a former gateway made was taken back."""
+
+    sandbox_id: SandboxId
+    runtime: str
+    image_digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxCreateFailed(Event):
     """A sandbox could not be made."""
 

@@ -53,7 +53,7 @@ from faas.ids import InstanceId, SandboxId, SnapshotId, new_instance_id, new_san
 from faas.ids import new_snapshot_id as mint_snapshot_id
 from faas.lifecycle import InstanceState, advance
 from faas.model import ExecutionSpec
-from faas.sandbox.guarded import GuardedSandbox, create_guarded
+from faas.sandbox.guarded import GuardedSandbox, create_guarded, guard_adopted
 from faas.sandbox.protocols import RootFilesystem, SandboxSpec
 from faas.sandbox.registry import Registry
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
@@ -639,7 +639,7 @@ class Instances:
                 sandbox = await runtime.adopt(record.sandbox_id)
         except (FaasError, OSError):
             return None
-        return None if sandbox is None else GuardedSandbox(sandbox, events=self._events)
+        return None if sandbox is None else guard_adopted(sandbox, events=self._events)
 
     async def _has(self, snapshot_id: SnapshotId) -> bool:
         if self._snapshots is None:

@@ -30,7 +30,7 @@ from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import output_files, remove, remove_strangers
 from faas.ids import SandboxId
 from faas.model import ExecutionState, Mode
-from faas.sandbox.guarded import GuardedSandbox
+from faas.sandbox.guarded import GuardedSandbox, guard_adopted
 from faas.sandbox.protocols import Process, ReclaimReport
 from faas.sandbox.registry import Registry
 from faas.tenancy import Tenant
@@ -151,7 +151,7 @@ class Recovery:
         sandbox = None if runtime is None else await runtime.adopt(sandbox_id)
         if sandbox is None:
             return None
-        guarded = GuardedSandbox(sandbox, events=self._events)
+        guarded = guard_adopted(sandbox, events=self._events)
         is_guest = entry.spec.mode is Mode.PERSISTENT
         return Borrowed(guarded, events=self._events) if is_guest else guarded
 

@@ -1,5 +1,6 @@
 """Images: names people type, and the directory trees they stand for, stored by digest."""
 
+from faas.images.in_use import TreesInUse
 from faas.images.layers import UnpackLimits
 from faas.images.pull import ImagePuller, RegistryLogin
 from faas.images.reference import ImageReference
@@ -11,5 +12,6 @@ __all__ = [
     "ImageReference",
     "ImageStore",
     "RegistryLogin",
+    "TreesInUse",
     "UnpackLimits",
 ]

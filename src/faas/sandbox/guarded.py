@@ -21,7 +21,13 @@ from faas.errors import (
     UnsupportedError,
     WrongStateError,
 )
-from faas.events import EventBus, SandboxCreated, SandboxCreateFailed, SandboxDestroyed
+from faas.events import (
+    EventBus,
+    SandboxAdopted,
+    SandboxCreated,
+    SandboxCreateFailed,
+    SandboxDestroyed,
+)
 from faas.ids import SandboxId
 from faas.lifecycle import SandboxState, advance
 from faas.model import FileInput, Limits
@@ -69,6 +75,16 @@ async def create_guarded(
             runtime=runtime.name,
             image_digest=sandbox.image_digest,
             duration_us=(clock.monotonic_ns() - started_ns) // 1000,
+        )
+    )
+    return GuardedSandbox(sandbox, events=events)
+
+
+def guard_adopted(sandbox: Sandbox, *, events: EventBus) -> "GuardedSandbox":
+    """Guard a sandbox that was taken back, and say so."""
+    events.publish(
+        SandboxAdopted(
+            sandbox_id=sandbox.id, runtime=sandbox.runtime, image_digest=sandbox.image_digest
         )
     )
     return GuardedSandbox(sandbox, events=events)
