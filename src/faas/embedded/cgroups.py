@@ -62,6 +62,11 @@ class Cgroups:
         self._counts_swap = memory is not None and _exists(f"{memory}/{_V1_SWAP}")
 
     @property
+    def version(self) -> int:
+        """1, 2, or 0 when there are none."""
+        return self._version if self._parents else 0
+
+    @property
     def label(self) -> str:
         """Which limits hold, and by what."""
         if not self._parents:

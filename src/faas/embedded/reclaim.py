@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faas.embedded.cgroups import Cgroups, Leaf
+from faas.embedded.freezer import Freezer
 from faas.embedded.run_dir import run_dirs
 from faas.sandbox.protocols import ReclaimReport
 
@@ -18,7 +19,9 @@ class _Count:
     files: int = 0
 
 
-def reclaim(run_parent: Path, cgroups: Cgroups, *, keep: AbstractSet[str]) -> ReclaimReport:
+def reclaim(
+    run_parent: Path, cgroups: Cgroups, freezer: Freezer, *, keep: AbstractSet[str]
+) -> ReclaimReport:
     """Take away every sandbox below `run_parent` and every group of ours that is not kept.
 
     The directory goes last: a crash in here is found and finished by the next start.
@@ -28,13 +31,15 @@ def reclaim(run_parent: Path, cgroups: Cgroups, *, keep: AbstractSet[str]) -> Re
         if run_dir.sandbox_id in keep:
             continue
         count.sandboxes += 1
-        count.processes += run_dir.kill()
         meta = run_dir.meta()
+        freezer.thaw(run_dir.sandbox_id, meta.leaf if meta else Leaf())
+        count.processes += run_dir.kill()
         for leaf in (meta.leaf if meta else Leaf(), cgroups.leaf(run_dir.sandbox_id)):
             _remove(cgroups, leaf, count)
         count.files += run_dir.remove()
     for name in cgroups.names() - set(keep):
         _remove(cgroups, cgroups.leaf(name), count)
+    freezer.forget_others(keep)
     # Mounts live in the sandboxes' own namespaces and have gone with their last process.
     return ReclaimReport(count.sandboxes, count.processes, count.cgroups, 0, count.files)
 

@@ -21,6 +21,7 @@ from faas.agent.channel import AgentChannel
 from faas.cleanup import Cleanup
 from faas.embedded import diagnosis
 from faas.embedded.cgroups import Cgroups, open_cgroups
+from faas.embedded.freezer import Freezer, open_freezer
 from faas.embedded.host_root import build_etc
 from faas.embedded.launcher import Launcher
 from faas.embedded.reclaim import reclaim
@@ -58,6 +59,7 @@ class EmbeddedRuntime:
         self._sandboxes: dict[SandboxId, EmbeddedSandbox] = {}
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="faas-embedded")
         self._cgroups = Cgroups(0, {})
+        self._freezer = Freezer(None)
         self._ingredients: Ingredients | None = None
 
     @property
@@ -66,7 +68,8 @@ class EmbeddedRuntime:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        return frozenset({Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT})
+        able = {Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT}
+        return frozenset(able | ({Capability.PAUSE} if self._freezer.is_available else set()))
 
     @property
     def isolation(self) -> str:
@@ -87,6 +90,7 @@ class EmbeddedRuntime:
         self._settings.run_dir.mkdir(parents=True, exist_ok=True)
         etc = build_etc(self._settings.data_dir / "host-etc")
         self._cgroups = open_cgroups(self._settings.tag, policy=self._settings.cgroup_policy)
+        self._freezer = open_freezer(self._settings.tag, version=self._cgroups.version)
         for run_dir in run_dirs(self._settings.run_dir):
             meta = run_dir.meta()
             if meta is not None and meta.slot is not None:
@@ -169,7 +173,15 @@ class EmbeddedRuntime:
             if await self._launcher.do(self._cgroups.limiting(meta.leaf, limits)):
                 await self._off_loop(self._cgroups.limit, meta.leaf, limits)
 
-        upkeep = Upkeep(limit, partial(self._release_dead, run_dir, meta))
+        async def freeze() -> None:
+            if not self._freezer.is_available:
+                raise UnsupportedError("this host has no freezer")
+            await self._off_loop(self._freezer.freeze, run_dir.sandbox_id, meta.leaf)
+
+        async def thaw() -> None:
+            await self._off_loop(self._freezer.thaw, run_dir.sandbox_id, meta.leaf)
+
+        upkeep = Upkeep(limit, partial(self._release_dead, run_dir, meta), freeze, thaw)
         sandbox = EmbeddedSandbox(run_dir, meta, channel=channel, pidfd=pidfd, upkeep=upkeep)
         self._sandboxes[sandbox.id] = sandbox
         return sandbox
@@ -177,6 +189,7 @@ class EmbeddedRuntime:
     async def _release(self, run_dir: RunDir, meta: Meta) -> None:
         """Give everything back; the directory last, and only when the rest is gone."""
         is_gone = await self._off_loop(self._remove, run_dir, meta)
+        await self._off_loop(self._freezer.forget, run_dir.sandbox_id)
         self._sandboxes.pop(run_dir.sandbox_id, None)
         if meta.slot is not None and is_gone:
             self._slots.give_back(meta.slot)
@@ -191,6 +204,8 @@ class EmbeddedRuntime:
         if failed:
             await self._release(run_dir, meta)
             return
+        if self._freezer.has(run_dir.sandbox_id):
+            await self._off_loop(self._freezer.forget, run_dir.sandbox_id)
         self._sandboxes.pop(run_dir.sandbox_id, None)
         if meta.slot is not None:
             self._slots.give_back(meta.slot)
@@ -220,6 +235,8 @@ class EmbeddedRuntime:
         if meta.slot is not None:
             self._slots.reserve(meta.slot)
         sandbox = self._take_up(run_dir, meta, channel, pidfd)
+        # An agent that is frozen does not answer; whoever wants it paused pauses it again.
+        await sandbox.resume()
         try:
             await channel.hello()
         except SandboxBrokenError:
@@ -230,7 +247,9 @@ class EmbeddedRuntime:
     async def reclaim(self, *, keep: AbstractSet[SandboxId]) -> ReclaimReport:
         kept = keep | self._sandboxes.keys()
         run_dir = self._settings.run_dir
-        return await self._off_loop(partial(reclaim, run_dir, self._cgroups, keep=kept))
+        return await self._off_loop(
+            partial(reclaim, run_dir, self._cgroups, self._freezer, keep=kept)
+        )
 
     async def aclose(self, *, leave_running: AbstractSet[SandboxId] = frozenset()) -> None:
         async with Cleanup() as cleanup:
@@ -253,6 +272,7 @@ class EmbeddedRuntime:
         self._sandboxes.clear()
         self._ingredients = None
         self._cgroups.close()
+        self._freezer.close()
         await asyncio.to_thread(self._threads.shutdown)
 
     async def _off_loop(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -30,6 +30,8 @@ class Upkeep:
     limit: Callable[[Limits], Awaitable[None]]
     release: Callable[[], Awaitable[None]]
     """Give back groups, directory and user ids; called once, when every process is gone."""
+    freeze: Callable[[], Awaitable[None]]
+    thaw: Callable[[], Awaitable[None]]
 
 
 class EmbeddedSandbox(AgentSandbox):
@@ -50,6 +52,7 @@ class EmbeddedSandbox(AgentSandbox):
         self._pidfd = pidfd
         self._upkeep = upkeep
         self._dead = asyncio.Event()
+        self._may_be_frozen = False
         self._destroying: asyncio.Future[None] | None = None
         self._image_env = dict(meta.env)
         asyncio.get_running_loop().add_reader(pidfd, self._on_death)
@@ -70,6 +73,17 @@ class EmbeddedSandbox(AgentSandbox):
         self._require_alive()
         await self._upkeep.limit(limits)
 
+    async def pause(self) -> None:
+        """Freeze every process in it, its agent too. Harmless when it is frozen."""
+        self._require_alive()
+        self._may_be_frozen = True
+        await self._upkeep.freeze()
+
+    async def resume(self) -> None:
+        """Let them go on. Harmless when they run."""
+        self._require_alive()
+        await self._upkeep.thaw()
+
     async def destroy(self, reason: str) -> None:
         if self._destroying is None:
             self._is_destroyed = True
@@ -85,6 +99,8 @@ class EmbeddedSandbox(AgentSandbox):
         try:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            if self._may_be_frozen:
+                await self._upkeep.thaw()
             try:
                 async with asyncio.timeout(_DESTROY_SECONDS):
                     await self._dead.wait()

@@ -11,6 +11,7 @@ import pytest
 from faas.embedded import user_slots
 from faas.embedded.cgroups import Cgroups
 from faas.embedded.diagnosis import hint
+from faas.embedded.freezer import Freezer
 from faas.embedded.reclaim import reclaim
 from faas.embedded.run_dir import Meta, RunDir, run_dirs
 from faas.embedded.user_slots import UserSlots, first_uid
@@ -110,7 +111,7 @@ def test_reclaim_takes_all_but_what_is_kept(tmp_path):
         (tmp_path / "cg" / name).mkdir()
         leaf = groups.leaf(name).directories
         RunDir(tmp_path / name).create(Meta("host", "n", None, leaf, [], "/"))
-    report = reclaim(tmp_path, groups, keep={"sbx-2"})
+    report = reclaim(tmp_path, groups, Freezer(None), keep={"sbx-2"})
     assert report == ReclaimReport(sandboxes=1, processes=0, cgroups=1, files=1)
     assert [found.sandbox_id for found in run_dirs(tmp_path)] == ["sbx-2"]
     assert groups.names() == {"sbx-2"}
@@ -119,7 +120,7 @@ def test_reclaim_takes_all_but_what_is_kept(tmp_path):
 def test_reclaim_finds_groups_whose_directory_is_gone(tmp_path):
     groups = Cgroups(1, {"pids": tmp_path / "cg"})
     (tmp_path / "cg/sbx-9").mkdir(parents=True)
-    assert reclaim(tmp_path, groups, keep=set()).cgroups == 1
+    assert reclaim(tmp_path, groups, Freezer(None), keep=set()).cgroups == 1
     assert groups.names() == set()
 
 
