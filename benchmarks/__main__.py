@@ -1,11 +1,20 @@
-"""`python -m benchmarks [NAME…] [--count N] [--record]`: run, print Markdown, keep it if asked."""
+"""Run benchmarks, print Markdown, keep it with `--record`."""
 
 import argparse
 import importlib
 import sys
 from pathlib import Path
 
-NAMES = ("one_shot", "throughput", "second_exec", "overhead", "memory", "peers")
+NAMES = (
+    "one_shot",
+    "throughput",
+    "second_exec",
+    "overhead",
+    "memory",
+    "peers",
+    "state",
+    "docker_runtime",
+)
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 

@@ -186,10 +186,12 @@ class Gateway:
 
 
 @contextmanager
-def gateway(*, prefix: tuple[str, ...] = (), **settings: object) -> Iterator[Gateway]:
+def gateway(
+    *, prefix: tuple[str, ...] = (), data_dir: Path | None = None, **settings: object
+) -> Iterator[Gateway]:
     """Start `faas serve` on a free port with a data directory of its own; stop it by its id."""
     port = free_port()
-    data_dir = Path(tempfile.mkdtemp(prefix="faas-bench-"))
+    data_dir = data_dir or Path(tempfile.mkdtemp(prefix="faas-bench-"))
     env = {k: v for k, v in os.environ.items() if not k.startswith("FAAS_")}
     env |= {"FAAS_PORT": str(port), "FAAS_DATA_DIR": str(data_dir), "FAAS_LOG_LEVEL": "warning"}
     env |= {f"FAAS_{name.upper()}": str(value) for name, value in settings.items()}

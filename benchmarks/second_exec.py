@@ -1,41 +1,25 @@
-"""A second command in a sandbox that runs already: the runtime alone, no HTTP."""
+"""A second command in a sandbox that runs already: an instance's exec, whole HTTP round trip."""
 
-import asyncio
-import tempfile
-import time
-from pathlib import Path
-
-from benchmarks.harness import Report, Samples
-from faas.assembly import open_runtime_alone
-from faas.ids import new_sandbox_id
-from faas.sandbox.protocols import Command, OutputFiles, RootFilesystem, SandboxSpec
-
-
-async def _measure(count: int) -> Samples:
-    values: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        async with open_runtime_alone("embedded", data_dir=Path(folder)) as runtime:
-            spec = SandboxSpec(id=new_sandbox_id(), root=RootFilesystem(digest="host", path=None))
-            sandbox = await runtime.create(spec)
-            command = Command(argv=("/bin/echo", "hi"), is_exclusive=False)
-            for turn in range(-5, count):
-                output = OutputFiles(Path(folder) / f"{turn}.out", Path(folder) / f"{turn}.err")
-                begin = time.perf_counter()
-                process = await sandbox.start(f"c{turn + 5}", command, output)
-                ended = await process.wait()
-                elapsed = (time.perf_counter() - begin) * 1e3
-                if ended.code != 0 or output.stdout.read_bytes() != b"hi\n":
-                    raise RuntimeError(f"unexpected exit {ended}")
-                if turn >= 0:
-                    values.append(elapsed)
-            await sandbox.destroy("done")
-    return Samples("echo in a running sandbox, back to back", tuple(values))
+from benchmarks.harness import Report, gateway, measure
 
 
 def run(count: int) -> Report:
     """Start to exit status and whole output."""
-    report = Report("A second exec in a running sandbox (embedded runtime, in process)")
-    samples = asyncio.run(_measure(min(count, 240)))
-    report.samples(samples)
-    report.claim("second exec, p50 ms", value=samples.p50, limit=1.5)
+    report = Report("A second exec in a running sandbox (embedded runtime), whole HTTP round trip")
+    with gateway(pool_size=2) as target:
+        client = target.client()
+        instance = str(client.post("/api/v1/instances", {"image": "host", "name": "bench"})["id"])
+        path = f"/api/v1/instances/{instance}/exec"
+
+        def echo() -> None:
+            answer = client.post(path, {"command": ["/bin/echo", "hi"]})
+            if answer["exit_code"] != 0 or answer["stdout"] != "hi\n":
+                raise RuntimeError(f"unexpected answer: {answer}")
+
+        hot = measure("exec echo in an instance, back to back", echo, count=count)
+        lone = measure(
+            "exec echo in an instance, 30 ms pause", echo, count=count, pause_seconds=0.03
+        )
+    report.samples(hot, lone)
+    report.claim("second exec, back to back, p50 ms", value=hot.p50, limit=1.5)
     return report

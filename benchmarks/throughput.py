@@ -8,6 +8,13 @@ from benchmarks.harness import Client, Report, Samples, gateway
 
 def drive(port: int, *, callers: int, seconds: float, command: list[str]) -> tuple[Samples, float]:
     """Let `callers` connections run one-shots for that long; latencies and rate."""
+    return drive_with(port, callers=callers, seconds=seconds, command=command, fields={})
+
+
+def drive_with(
+    port: int, *, callers: int, seconds: float, command: list[str], fields: dict[str, object]
+) -> tuple[Samples, float]:
+    """The same with more fields in each request."""
     values: list[float] = []
     failures: list[str] = []
     stop_at = time.perf_counter() + seconds
@@ -17,7 +24,7 @@ def drive(port: int, *, callers: int, seconds: float, command: list[str]) -> tup
         mine: list[float] = []
         while (begin := time.perf_counter()) < stop_at:
             try:
-                client.execute(command)
+                client.execute(command, **fields)
             except RuntimeError as failure:
                 failures.append(str(failure))
                 return
