@@ -160,6 +160,8 @@ void command_supervised(struct command *c, const struct supervisor_message *mess
     } else if (message->kind == SUPERVISED_FAILED) {
         c->exit_override = message->value;
     } else if (message->kind == SUPERVISED_ENDED) {
+        /* It had its tree to kill and has; stopped now, it would stay for ever. */
+        if (c->kills) kill(c->supervisor, SIGKILL);
         command_main_ended(c, message->value, &message->usage);
         if (c->state == ENDING) signal_tree(c, SIGKILL);
     }
