@@ -393,6 +393,14 @@ class PlatformExecutor:
             return None
         executions = Executions(
             active=intake.actives.get,
+            in_sandbox=lambda sandbox_id: next(
+                (
+                    one.entry.id
+                    for one in intake.actives.values()
+                    if one.sandbox is not None and one.sandbox.id == sandbox_id
+                ),
+                None,
+            ),
             is_stored=lambda found, who: ledger.get(found, who.tenant.id) is not None,
             resolve_image=self._images.resolve,
         )

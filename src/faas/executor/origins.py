@@ -61,6 +61,7 @@ class Executions:
     """How executions are found."""
 
     active: Callable[[ExecutionId], Active | None]
+    in_sandbox: Callable[[str], ExecutionId | None]
     is_stored: Callable[[ExecutionId, Principal], bool]
     resolve_image: Callable[[str], RootFilesystem]
 
@@ -117,6 +118,8 @@ class Origins:
         prefix = reference.partition("-")[0]
         if prefix in self.also:
             return await self.also[prefix](reference, principal)
+        if prefix == "sbx":
+            reference, prefix = self._execution_in(reference), "exec"
         if prefix != "exec":
             return await self.snapshots.get(reference, tenant=tenant)
         execution_id = ExecutionId(reference)
@@ -169,6 +172,16 @@ class Origins:
             )
         async with self._tars.lent(record.id) as tar:
             await restore(sandbox, tar)
+
+    def _execution_in(self, sandbox_id: str) -> ExecutionId:
+        """Find the execution whose sandbox it is, or was a short while ago."""
+        found = self._parking.find(sandbox_id) or self._executions.in_sandbox(sandbox_id)
+        if found is None:
+            raise NotFoundError(
+                f"there is no sandbox {sandbox_id} any more",
+                hint="name the execution instead, and run it with mode checkpointed",
+            )
+        return found
 
     async def tidy(self, *, now: datetime, forked_seconds_max: float) -> int:
         """Forget snapshots that were only a fork's beginning, long ago, and have no child; collect

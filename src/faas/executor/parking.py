@@ -97,6 +97,13 @@ class Parking:
             if parked.is_leaving and not parked.readers:
                 self._destroy(parked.sandbox, "done")
 
+    def find(self, sandbox_id: str) -> ExecutionId | None:
+        """Say whose sandbox it was."""
+        for parked in self._parked.values():
+            if parked.sandbox.id == sandbox_id:
+                return parked.execution_id
+        return None
+
     def dismiss(self, parked: Parked) -> None:
         """Its files are kept elsewhere: it is needed no more."""
         if self._parked.get(parked.execution_id) is parked:

@@ -25,6 +25,7 @@ _EXPOSED = (
     "X-Trace-Id",
     "X-Next-Offset",
     "X-Ended",
+    "X-Next-Cursor",
     "Idempotency-Replayed",
 )
 

@@ -8,26 +8,22 @@ from faas.gateway.replies import Reply
 from faas.gateway.routing import Endpoint
 
 SUPPORTED = (
-    "POST /api/v1/execute (mode ephemeral)",
+    "POST /api/v1/execute (every mode)",
     "GET /api/v1/executions",
     "GET /api/v1/executions/{id}",
     "GET /api/v1/executions/{id}/logs",
     "POST /api/v1/executions/{id}/cancel",
     "POST /api/v1/executions/{id}/stdin",
     "GET /api/v1/logs/{id}/stream",
+    "POST /api/v1/fork, /api/v1/branches/race, /api/v1/branches/merge",
+    "GET POST /api/v1/snapshots, and below /api/v1/snapshots/{id}",
     "WebSocket /api/v1/containers/{id}/stream",
     "GET POST /api/v1/instances, and below /api/v1/instances/{id}",
 )
 
 ROWS: dict[str, str] = {
-    "/api/v1/fork": "POST",
-    "/api/v1/executions/{id}/fork": "POST",
     "/api/v1/prewarm": "POST",
-    "/api/v1/snapshots": "GET POST",
-    "/api/v1/snapshots/{id}": "GET DELETE",
-    "/api/v1/snapshots/{id}/restore": "POST",
     "/api/v1/branches": "GET POST",
-    "/api/v1/branches/merge": "POST",
     "/api/v1/ports/expose": "POST",
     "/api/v1/usage": "GET",
     "/api/v1/logs": "GET",

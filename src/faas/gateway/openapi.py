@@ -32,6 +32,7 @@ _HEADERS = {
     "Location": "Where the execution can be looked at.",
     "Idempotency-Replayed": "`true` when the execution was there already.",
     "X-Next-Offset": "Where to read on.",
+    "X-Next-Cursor": "Give it as `cursor` to go on; not there at the end.",
     "X-Ended": "`true` when this reaches the end and nothing will follow.",
 }
 _SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}, {}]
@@ -39,9 +40,11 @@ _SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}, {}]
 
 _ONE_OF: dict[str, list[str]] = {
     "FileField": ["content", "content_base64"],
+    "ForkRequest": ["command", "children"],
 }
 _AT_MOST_ONE: dict[str, list[str]] = {
     "ExecuteRequest": ["payload", "payload_base64"],
+    "ForkRequest": ["payload", "payload_base64"],
     "StdinRequest": ["data", "data_base64"],
     "InstanceRequest": ["disk_mb", "disk_gb"],
 }
@@ -92,12 +95,41 @@ def _constrain(components: dict[str, Any], settings: GatewaySettings) -> None:
     for name, fields in _AT_MOST_ONE.items():
         both = {"required": fields, "properties": dict.fromkeys(fields, given)}
         components[name]["not"] = both
-    for request in ("ExecuteRequest", "InstanceRequest"):
+    request = components["ExecuteRequest"]
+    request["not"] = {"anyOf": [request["not"], *_wrong_parents()]}
+    for request in ("ExecuteRequest", "ForkRequest", "InstanceRequest"):
         properties = components[request]["properties"]
         for name, ceiling in ceilings(settings.limits_max).items():
             for schema in properties.get(name, {"anyOf": []})["anyOf"]:
                 if schema["type"] != "null":
                     schema["maximum"] = ceiling
+
+
+def _wrong_parents() -> list[dict[str, Any]]:
+    """What does not fit the mode of an execution, as `origins` and `modes` refuse it."""
+    given, absent = {"not": {"type": "null"}}, {"type": "null"}
+
+    def when(**properties: Any) -> dict[str, Any]:
+        required = [name for name, schema in properties.items() if schema is not absent]
+        return {"required": required, "properties": properties}
+
+    others: list[str | None] = ["branched", "cached", "checkpointed", "ephemeral", None]
+    return [
+        when(mode={"const": "branched"}, branch_from=absent, snapshot_id=absent),
+        when(branch_from=given, snapshot_id=given),
+        {
+            "required": ["branch_from"],
+            "properties": {"branch_from": given, "mode": {"enum": ["ephemeral", None]}},
+        },
+        {
+            "required": ["instance_id"],
+            "properties": {"instance_id": given, "mode": {"enum": others}},
+        },
+        when(mode={"const": "cached"}, branch_from=given),
+        when(mode={"const": "cached"}, snapshot_id=given),
+        when(mode={"const": "cached"}, stdin_open={"const": True}),
+        when(mode={"const": "cached"}, tty={"const": True}),
+    ]
 
 
 def _kinds(rows: list[Endpoint]) -> list[Any]:

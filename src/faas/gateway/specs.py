@@ -100,7 +100,7 @@ def _spec(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) ->
     _check_command_size(argv, env, faults)
     return ExecutionSpec(
         argv=argv,
-        image=_plain(request.image, "$.image", faults) or settings.default_image,
+        image=_plain(request.image, "$.image", faults) or _image_unsaid(request, settings),
         mode=mode,
         runtime=_RUNTIMES[request.runtime or "auto"],
         env=env,
@@ -114,13 +114,19 @@ def _spec(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) ->
         user=_user(request.user, faults),
         tty=request.tty,
         isolation_min=_plain(request.isolation, "$.isolation", faults),
-        # The original's clients send a key with every request, whatever the mode. An ephemeral
-        # execution is never answered from a cache, so there it asks for nothing.
-        cache_key=None if mode is Mode.EPHEMERAL else request.cache_key,
+        # The original's clients send a key with every request, whatever the mode. Only mode cached
+        # is ever answered from a cache, so elsewhere it asks for nothing.
+        cache_key=request.cache_key if mode is Mode.CACHED else None,
         snapshot_id=request.snapshot_id,
         branch_from=request.branch_from,
         instance_id=request.instance_id,
     )
+
+
+def _image_unsaid(request: ExecuteRequest, settings: GatewaySettings) -> str:
+    """The default; a child has its parent's, which is not known here."""
+    has_parent = request.branch_from is not None or request.snapshot_id is not None
+    return "" if has_parent else settings.default_image
 
 
 def _argv(command: str | list[str], faults: Faults) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from faas.gateway import executions, streams, system
 from faas.gateway.instance_table import INSTANCE_ENDPOINTS
 from faas.gateway.routing import Answer, Endpoint, Parameter
+from faas.gateway.state_table import STATE_ENDPOINTS
 from faas.gateway.wire import (
     DetailedMetricsView,
     ExecuteRequest,
@@ -256,4 +257,5 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         Scope.READ,
     ),
     *INSTANCE_ENDPOINTS,
+    *STATE_ENDPOINTS,
 )

@@ -72,20 +72,25 @@ class FileField(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0o644
 
 
+Command = (
+    Annotated[Plain, Meta(min_length=1)]
+    | Annotated[
+        list[Plain],
+        Meta(
+            min_length=1,
+            extra_json_schema={
+                "prefixItems": [{"type": "string", "minLength": 1, "pattern": _NO_NUL}]
+            },
+        ),
+    ]
+)
+
+
 class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One command to run. Everything but `command` has a default."""
 
     command: Annotated[
-        Annotated[Plain, Meta(min_length=1)]
-        | Annotated[
-            list[Plain],
-            Meta(
-                min_length=1,
-                extra_json_schema={
-                    "prefixItems": [{"type": "string", "minLength": 1, "pattern": _NO_NUL}]
-                },
-            ),
-        ],
+        Command,
         Meta(description="Text is run by `sh -c`; a list is the argument vector itself."),
     ]
     image: (

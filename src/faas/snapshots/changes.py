@@ -124,7 +124,8 @@ def merge(base: Tree, branches: Mapping[str, Tree], strategy: MergeStrategy) -> 
             conflicts.append(_resolve(result, path, versions, strategy))
         elif strategy is not MergeStrategy.INTERSECTION or len(versions) == len(branches):
             _put(result, path, next(iter(versions.values())).after)
-    conflicts += _repair(result)
+    known = set(base).union(*branches.values())
+    conflicts += _repair(result, known)
     tree = dict(sorted(result.items()))
     return Merged(tree, tuple(conflicts), len(diff(base, tree)))
 
@@ -176,17 +177,20 @@ def _put(result: Tree, path: str, entry: Entry | None) -> None:
         result[path] = entry
 
 
-def _repair(result: Tree) -> list[Conflict]:
-    """A file whose folder another branch deleted or made a file: bring the folder back, say so."""
+def _repair(result: Tree, known: set[str]) -> list[Conflict]:
+    """A file whose folder another branch deleted or made a file: bring the folder back, say so.
+
+    A folder that no tree lists is the image's own and is left to it.
+    """
     conflicts: list[Conflict] = []
     for path in sorted(result):
         end = path.find("/")
         while end != -1:
             folder = path[:end]
             above = result.get(folder)
-            if above is None:
+            if above is None and folder in known:
                 result[folder] = Entry(folder, EntryKind.DIRECTORY, 0o755)
-            elif above.kind is not EntryKind.DIRECTORY:
+            elif above is not None and above.kind is not EntryKind.DIRECTORY:
                 aside = f"{folder}.was-a-file"
                 result[aside] = replace(above, path=aside)
                 result[folder] = Entry(folder, EntryKind.DIRECTORY, 0o755)

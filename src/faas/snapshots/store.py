@@ -191,6 +191,21 @@ class SnapshotStore:
         await self._refs.delete(f"{_KIND}/{record.id}")
         self._records.pop(record.id, None)
 
+    async def describe(
+        self,
+        reference: str,
+        *,
+        name: str | None,
+        description: str | None,
+        tags: tuple[str, ...],
+    ) -> SnapshotRecord:
+        """Say by what it is to be known; its content never changes."""
+        record = msgspec.structs.replace(
+            await self._find(reference), name=name, description=description, tags=tags
+        )
+        await self._write_record(record)
+        return record
+
     async def manifest(self, reference: str) -> Manifest:
         """The whole manifest."""
         return await self._read_manifest(await self._find(reference))

@@ -1,7 +1,6 @@
 """Every wrong request gets a clear answer that names what is wrong, and runs nothing."""
 
 import base64
-import json
 from typing import Any
 
 import pytest
@@ -194,16 +193,6 @@ async def test_the_ceilings_are_those_of_the_settings(open_gateway: Any) -> None
     assert (await gateway.execute(command="true")).status_code == 200
 
 
-@pytest.mark.parametrize("mode", ["branched", "checkpointed"])
-async def test_a_known_mode_that_is_not_built_is_a_501_that_says_what_is(
-    gateway: Any, mode: str
-) -> None:
-    answer = await gateway.execute(command="true", mode=mode)
-    problem = answer.json()
-    assert (answer.status_code, problem["code"]) == (501, "unsupported")
-    assert "ephemeral" in json.dumps(problem["details"])
-
-
 @pytest.mark.parametrize("runtime", ["docker", "firecracker", "microvm"])
 async def test_a_known_runtime_that_is_not_here_says_what_is(gateway: Any, runtime: str) -> None:
     answer = await gateway.execute(command="true", runtime=runtime)
@@ -252,7 +241,7 @@ async def test_an_unknown_path_is_a_404_and_a_wrong_method_a_405(gateway: Any) -
 
 
 async def test_a_route_of_a_later_issue_is_a_501_that_lists_what_is_there(gateway: Any) -> None:
-    answer = await gateway.client.post("/api/v1/snapshots", json={})
+    answer = await gateway.client.post("/api/v1/ports/expose", json={})
     assert answer.status_code == 501
     assert any("/api/v1/execute" in row for row in answer.json()["details"]["supported"])
 
@@ -281,16 +270,6 @@ async def test_stdin_of_wrong_shape_is_refused(gateway: Any) -> None:
     raw = {"Content-Type": "application/octet-stream"}
     query = await gateway.client.post(f"{path}?last=maybe", content=b"x", headers=raw)
     assert query.status_code == 400
-
-
-@pytest.mark.parametrize("field", ["snapshot_id", "branch_from"])
-async def test_a_field_of_a_mode_that_is_not_built_is_refused_by_name(
-    gateway: Any, field: str
-) -> None:
-    answer = await gateway.execute(**{"command": "true", field: "x"})
-    assert answer.status_code in (400, 501)
-    assert field in answer.text
-    assert gateway.platform.host.started == []
 
 
 async def test_the_cache_key_that_the_originals_clients_always_send_is_no_reason_to_refuse(

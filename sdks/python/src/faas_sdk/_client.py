@@ -19,6 +19,7 @@ from typing import (
     List,
     Mapping,
     Optional,
+    Sequence,
     Tuple,
     Type,
     Union,
@@ -342,6 +343,45 @@ class FaaSClient:
         branched: ExecuteOptions = {**options, "mode": "branched", "branch_from": parent_id}
         return await self._execute("/api/v1/execute", command, branched)
 
+    async def fork(
+        self, parent_id: str, commands: Sequence[Command], **options: Unpack[ExecuteOptions]
+    ) -> List[ExecutionResult]:
+        """Run many commands side by side, each in its own copy of what a parent left behind.
+
+        The parent is an execution, a snapshot or an instance; results come in the commands' order.
+        """
+        children = [await self._body(command, options) for command in commands]
+        body = {"branch_from": parent_id, "children": children}
+        answers = listed(await self._post_children("/api/v1/fork", body), "children")
+        return [result_from_answer(answer) for answer in answers]
+
+    async def race(
+        self,
+        parent_id: str,
+        commands: Sequence[Command],
+        *,
+        check: Optional[str] = None,
+        **options: Unpack[ExecuteOptions],
+    ) -> Dict[str, Any]:
+        """Run commands side by side until the first passes, and end the others.
+
+        Passing is exit code 0, and with `check`, a shell command run in a copy of the child's
+        files, also its exit code 0. The answer has `winner`, `snapshot_id` and `children`.
+        """
+        children = [await self._body(command, options) for command in commands]
+        body = {"branch_from": parent_id, "children": children, "check": check}
+        return object_of(await self._post_children("/api/v1/branches/race", present(body)))
+
+    async def merge_branches(
+        self, branches: Sequence[str], *, strategy: str = "union", name: Optional[str] = None
+    ) -> Dict[str, Any]:
+        """Make one snapshot of several branches; the answer lists every conflict.
+
+        Strategies are `union`, `intersection`, `latest`, `ours` and `theirs`.
+        """
+        body = {"branches": list(branches), "strategy": strategy, "name": name}
+        return object_of(await self._post("/api/v1/branches/merge", present(body)))
+
     async def create_snapshot(
         self, container_id: str, name: Optional[str] = None, description: Optional[str] = None
     ) -> Dict[str, Any]:
@@ -359,19 +399,53 @@ class FaaSClient:
             await self._post(f"/api/v1/snapshots/{segment(snapshot_id)}/restore", None)
         )
 
+    async def get_snapshot(self, snapshot_id: str) -> Dict[str, Any]:
+        """Return one snapshot, by its id or the id of the execution it was taken of."""
+        return object_of(await self._get(f"/api/v1/snapshots/{segment(snapshot_id)}"))
+
+    async def diff_snapshots(self, before: str, after: str) -> List[Dict[str, Any]]:
+        """List the paths that differ between the files of two snapshots."""
+        path = f"/api/v1/snapshots/{segment(before)}/diff/{segment(after)}"
+        return listed(await self._get(path), "changes")
+
+    async def export_snapshot(self, snapshot_id: str) -> bytes:
+        """Return a snapshot as one portable file."""
+        call = Call(
+            "GET",
+            f"/api/v1/snapshots/{segment(snapshot_id)}/export",
+            read_seconds=self.config.timeout,
+            is_repeatable=True,
+        )
+        return (await self._transport.send(call)).content
+
+    async def import_snapshot(self, content: bytes) -> Dict[str, Any]:
+        """Take in a file that `export_snapshot` gave; the snapshot has a new id."""
+        call = Call(
+            "POST",
+            "/api/v1/snapshots/import",
+            read_seconds=self.config.timeout,
+            content=content,
+            headers={"Content-Type": "application/octet-stream"},
+        )
+        return object_of(json_of(await self._transport.send(call)))
+
     async def delete_snapshot(self, snapshot_id: str) -> None:
         """Delete a snapshot."""
         await self._delete(f"/api/v1/snapshots/{segment(snapshot_id)}")
 
     async def create_instance(
         self,
-        image: str,
+        image: Optional[str] = None,
         name: Optional[str] = None,
         cpu_cores: Optional[float] = None,
         memory_mb: Optional[int] = None,
         **more: Any,
     ) -> Dict[str, Any]:
-        """Start a long-lived instance."""
+        """Start a long-lived instance.
+
+        `more` are further fields of the request: `snapshot_id`, `disk_mb`, `env_vars`,
+        `working_dir`, `ttl_seconds`, `idle_seconds`, `idle_action`.
+        """
         body = {"image": image, "name": name, "cpu_cores": cpu_cores, "memory_mb": memory_mb}
         return object_of(await self._post("/api/v1/instances", present({**body, **more})))
 
@@ -389,6 +463,39 @@ class FaaSClient:
         """Run a command in an instance."""
         path = f"/api/v1/instances/{segment(instance_id)}/exec"
         return await self._execute(path, command, options)
+
+    async def start_instance(self, instance_id: str) -> Dict[str, Any]:
+        """Start a stopped instance from its kept files."""
+        path = f"/api/v1/instances/{segment(instance_id)}/start"
+        return object_of(await self._post(path, None))
+
+    async def read_file(self, instance_id: str, path: str) -> bytes:
+        """Return the whole content of a file in an instance."""
+        content = b""
+        while True:
+            response = await self._file(
+                "GET", instance_id, query={"path": path, "offset": len(content)}
+            )
+            content += response.content
+            if response.headers.get("X-Ended") != "false" or not response.content:
+                return content
+
+    async def write_file(
+        self, instance_id: str, path: str, content: Union[str, bytes], mode: str = "0644"
+    ) -> None:
+        """Write a file in an instance, making its directories."""
+        data = content.encode() if isinstance(content, str) else content
+        await self._file("PUT", instance_id, query={"path": path, "mode": mode}, content=data)
+
+    async def remove_file(self, instance_id: str, path: str, *, recursive: bool = False) -> None:
+        """Remove a file or directory in an instance."""
+        query = {"path": path, "recursive": "true" if recursive else "false"}
+        await self._file("DELETE", instance_id, query=query)
+
+    async def list_files(self, instance_id: str, path: str) -> List[Dict[str, Any]]:
+        """List a directory of an instance."""
+        at = f"/api/v1/instances/{segment(instance_id)}/files/list"
+        return listed(await self._get(at, query={"path": path}), "entries")
 
     async def stop_instance(self, instance_id: str) -> None:
         """Stop an instance; its files stay."""
@@ -534,6 +641,30 @@ class FaaSClient:
             body=body,
         )
         return json_of(await self._transport.send(call))
+
+    async def _post_children(self, path: str, body: Mapping[str, Any]) -> Any:
+        slack = self.config.timeout
+        waits = [read_seconds(child, slack_seconds=slack) for child in body["children"]]
+        call = Call("POST", path, read_seconds=max(waits, default=slack), body=body)
+        return json_of(await self._transport.send(call))
+
+    async def _file(
+        self,
+        method: str,
+        instance_id: str,
+        *,
+        query: Mapping[str, Any],
+        content: Optional[bytes] = None,
+    ) -> httpx.Response:
+        call = Call(
+            method,
+            f"/api/v1/instances/{segment(instance_id)}/files",
+            read_seconds=self.config.timeout,
+            is_repeatable=True,
+            query=query,
+            content=content,
+        )
+        return await self._transport.send(call)
 
     async def _delete(self, path: str) -> None:
         call = Call("DELETE", path, read_seconds=self.config.timeout, is_repeatable=True)

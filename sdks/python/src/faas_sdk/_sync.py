@@ -20,6 +20,7 @@ from typing import (
     List,
     Mapping,
     Optional,
+    Sequence,
     Tuple,
     Type,
     Union,
@@ -343,6 +344,45 @@ class SyncFaaSClient:
         branched: ExecuteOptions = {**options, "mode": "branched", "branch_from": parent_id}
         return self._execute("/api/v1/execute", command, branched)
 
+    def fork(
+        self, parent_id: str, commands: Sequence[Command], **options: Unpack[ExecuteOptions]
+    ) -> List[ExecutionResult]:
+        """Run many commands side by side, each in its own copy of what a parent left behind.
+
+        The parent is an execution, a snapshot or an instance; results come in the commands' order.
+        """
+        children = [self._body(command, options) for command in commands]
+        body = {"branch_from": parent_id, "children": children}
+        answers = listed(self._post_children("/api/v1/fork", body), "children")
+        return [result_from_answer(answer) for answer in answers]
+
+    def race(
+        self,
+        parent_id: str,
+        commands: Sequence[Command],
+        *,
+        check: Optional[str] = None,
+        **options: Unpack[ExecuteOptions],
+    ) -> Dict[str, Any]:
+        """Run commands side by side until the first passes, and end the others.
+
+        Passing is exit code 0, and with `check`, a shell command run in a copy of the child's
+        files, also its exit code 0. The answer has `winner`, `snapshot_id` and `children`.
+        """
+        children = [self._body(command, options) for command in commands]
+        body = {"branch_from": parent_id, "children": children, "check": check}
+        return object_of(self._post_children("/api/v1/branches/race", present(body)))
+
+    def merge_branches(
+        self, branches: Sequence[str], *, strategy: str = "union", name: Optional[str] = None
+    ) -> Dict[str, Any]:
+        """Make one snapshot of several branches; the answer lists every conflict.
+
+        Strategies are `union`, `intersection`, `latest`, `ours` and `theirs`.
+        """
+        body = {"branches": list(branches), "strategy": strategy, "name": name}
+        return object_of(self._post("/api/v1/branches/merge", present(body)))
+
     def create_snapshot(
         self, container_id: str, name: Optional[str] = None, description: Optional[str] = None
     ) -> Dict[str, Any]:
@@ -358,19 +398,53 @@ class SyncFaaSClient:
         """Start an instance from a snapshot."""
         return object_of(self._post(f"/api/v1/snapshots/{segment(snapshot_id)}/restore", None))
 
+    def get_snapshot(self, snapshot_id: str) -> Dict[str, Any]:
+        """Return one snapshot, by its id or the id of the execution it was taken of."""
+        return object_of(self._get(f"/api/v1/snapshots/{segment(snapshot_id)}"))
+
+    def diff_snapshots(self, before: str, after: str) -> List[Dict[str, Any]]:
+        """List the paths that differ between the files of two snapshots."""
+        path = f"/api/v1/snapshots/{segment(before)}/diff/{segment(after)}"
+        return listed(self._get(path), "changes")
+
+    def export_snapshot(self, snapshot_id: str) -> bytes:
+        """Return a snapshot as one portable file."""
+        call = Call(
+            "GET",
+            f"/api/v1/snapshots/{segment(snapshot_id)}/export",
+            read_seconds=self.config.timeout,
+            is_repeatable=True,
+        )
+        return (self._transport.send(call)).content
+
+    def import_snapshot(self, content: bytes) -> Dict[str, Any]:
+        """Take in a file that `export_snapshot` gave; the snapshot has a new id."""
+        call = Call(
+            "POST",
+            "/api/v1/snapshots/import",
+            read_seconds=self.config.timeout,
+            content=content,
+            headers={"Content-Type": "application/octet-stream"},
+        )
+        return object_of(json_of(self._transport.send(call)))
+
     def delete_snapshot(self, snapshot_id: str) -> None:
         """Delete a snapshot."""
         self._delete(f"/api/v1/snapshots/{segment(snapshot_id)}")
 
     def create_instance(
         self,
-        image: str,
+        image: Optional[str] = None,
         name: Optional[str] = None,
         cpu_cores: Optional[float] = None,
         memory_mb: Optional[int] = None,
         **more: Any,
     ) -> Dict[str, Any]:
-        """Start a long-lived instance."""
+        """Start a long-lived instance.
+
+        `more` are further fields of the request: `snapshot_id`, `disk_mb`, `env_vars`,
+        `working_dir`, `ttl_seconds`, `idle_seconds`, `idle_action`.
+        """
         body = {"image": image, "name": name, "cpu_cores": cpu_cores, "memory_mb": memory_mb}
         return object_of(self._post("/api/v1/instances", present({**body, **more})))
 
@@ -388,6 +462,37 @@ class SyncFaaSClient:
         """Run a command in an instance."""
         path = f"/api/v1/instances/{segment(instance_id)}/exec"
         return self._execute(path, command, options)
+
+    def start_instance(self, instance_id: str) -> Dict[str, Any]:
+        """Start a stopped instance from its kept files."""
+        path = f"/api/v1/instances/{segment(instance_id)}/start"
+        return object_of(self._post(path, None))
+
+    def read_file(self, instance_id: str, path: str) -> bytes:
+        """Return the whole content of a file in an instance."""
+        content = b""
+        while True:
+            response = self._file("GET", instance_id, query={"path": path, "offset": len(content)})
+            content += response.content
+            if response.headers.get("X-Ended") != "false" or not response.content:
+                return content
+
+    def write_file(
+        self, instance_id: str, path: str, content: Union[str, bytes], mode: str = "0644"
+    ) -> None:
+        """Write a file in an instance, making its directories."""
+        data = content.encode() if isinstance(content, str) else content
+        self._file("PUT", instance_id, query={"path": path, "mode": mode}, content=data)
+
+    def remove_file(self, instance_id: str, path: str, *, recursive: bool = False) -> None:
+        """Remove a file or directory in an instance."""
+        query = {"path": path, "recursive": "true" if recursive else "false"}
+        self._file("DELETE", instance_id, query=query)
+
+    def list_files(self, instance_id: str, path: str) -> List[Dict[str, Any]]:
+        """List a directory of an instance."""
+        at = f"/api/v1/instances/{segment(instance_id)}/files/list"
+        return listed(self._get(at, query={"path": path}), "entries")
 
     def stop_instance(self, instance_id: str) -> None:
         """Stop an instance; its files stay."""
@@ -527,6 +632,30 @@ class SyncFaaSClient:
             body=body,
         )
         return json_of(self._transport.send(call))
+
+    def _post_children(self, path: str, body: Mapping[str, Any]) -> Any:
+        slack = self.config.timeout
+        waits = [read_seconds(child, slack_seconds=slack) for child in body["children"]]
+        call = Call("POST", path, read_seconds=max(waits, default=slack), body=body)
+        return json_of(self._transport.send(call))
+
+    def _file(
+        self,
+        method: str,
+        instance_id: str,
+        *,
+        query: Mapping[str, Any],
+        content: Optional[bytes] = None,
+    ) -> httpx.Response:
+        call = Call(
+            method,
+            f"/api/v1/instances/{segment(instance_id)}/files",
+            read_seconds=self.config.timeout,
+            is_repeatable=True,
+            query=query,
+            content=content,
+        )
+        return self._transport.send(call)
 
     def _delete(self, path: str) -> None:
         call = Call("DELETE", path, read_seconds=self.config.timeout, is_repeatable=True)
