@@ -72,6 +72,23 @@ class Gateway:
             headers["Idempotency-Key"] = idempotency_key
         return self._json("POST", path, payload, headers, seconds_max=seconds_max)
 
+    def get_list(self, path: str) -> list[Json]:
+        """Ask for what is answered as a bare list."""
+        content, _ = self.get_bytes(path)
+        found: object = json.loads(content)
+        if not isinstance(found, list):
+            raise errors.UnavailableError("what answers there is not a gateway")
+        return cast("list[Json]", found)
+
+    def put(self, path: str, content: bytes) -> None:
+        """Send raw bytes."""
+        headers = {"Content-Type": "application/octet-stream"}
+        self._json("PUT", path, content, headers)
+
+    def delete(self, path: str) -> None:
+        """Ask for something to be taken away."""
+        self._json("DELETE", path, None, {})
+
     def get_bytes(self, path: str) -> tuple[bytes, dict[str, str]]:
         """Ask for raw bytes; return them with the headers, names in lower case."""
         connection, response = self._open("GET", path, None, {}, _IDLE_SECONDS_MAX)

@@ -15,6 +15,7 @@ COMMANDS = {
     "serve": "Start the gateway in the foreground.",
     "run": "Run a command in a fresh sandbox, stream its output, exit with its code.",
     "executions": "List, show or cancel executions.",
+    "instance": "Make, use and delete instances: sandboxes that stay.",
     "logs": "Print what an execution wrote; -f follows it.",
     "images": "List, import, pull or remove images.",
     "doctor": "Try each runtime for real; say what is missing and how to get it.",

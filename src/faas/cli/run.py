@@ -117,6 +117,11 @@ def _submit(gateway: Gateway, request: Json) -> str:
     return str(answer["execution_id"])
 
 
+def follow(gateway: Gateway, execution_id: str, *, as_json: bool, with_stdin: bool) -> int:
+    """Watch a submitted execution to its end, pass its output on, return its exit code."""
+    return _Run(gateway, execution_id, as_json=as_json).follow(with_stdin=with_stdin)
+
+
 class _Run:
     """One submitted execution that is watched to its end."""
 

@@ -1,0 +1,204 @@
+"""`faas instance`: sandboxes that stay. Make, list, run in, stop, start, pause, resume, copy."""
+
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+import click
+
+from faas import errors
+from faas.cli import render
+from faas.cli.exits import OUR_FAILURE_WHILE_RUNNING
+from faas.cli.gateway import Gateway, Json, new_idempotency_key
+from faas.cli.run import follow
+
+_url = click.option("--url", help="The gateway; else FAAS_GATEWAY_URL.")
+_json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+_AT = "/api/v1/instances"
+_STOP_SECONDS_MAX = 300.0
+"""Its files are packed and stored first."""
+
+
+@click.group()
+def command() -> None:
+    """Make, use and delete instances: sandboxes that stay."""
+
+
+@command.command("create")
+@click.option("--image", help="Image it starts from; the gateway has a default.")
+@click.option("--snapshot", "snapshot_id", help="Begin with the files of this snapshot.")
+@click.option("--name", help="A name that stands for its id.")
+@click.option("--runtime", help="embedded, docker, microvm or auto.")
+@click.option("--memory", "memory_mb", type=int, help="Memory in MB.")
+@click.option("--cpus", "cpu_cores", type=float, help="Cores, 0.5 is half a one.")
+@click.option("--disk", "disk_mb", type=int, help="Disk in MB.")
+@click.option("-w", "--workdir", "working_dir", help="Directory its commands start in.")
+@click.option("--ttl", "ttl_seconds", type=float, help="Seconds until it is deleted.")
+@click.option("--idle", "idle_seconds", type=float, help="Seconds unused until it sleeps.")
+@click.option("--idle-action", type=click.Choice(["stop", "pause", "delete"]))
+@click.option("-e", "--env", "env", multiple=True, metavar="NAME=VALUE", help="Environment.")
+@_json
+@_url
+def create_command(
+    *, env: tuple[str, ...], as_json: bool, url: str | None, **plain: str | float | None
+) -> None:
+    """Make an instance and print its id."""
+    request: Json = {name: value for name, value in plain.items() if value is not None}
+    if env:
+        request["env_vars"] = list(env)
+    made = Gateway.at(url).post(_AT, request)
+    if as_json:
+        render.json_data(made)
+    else:
+        render.data(str(made["id"]))
+
+
+@command.command("list")
+@_json
+@_url
+def list_command(*, as_json: bool, url: str | None) -> None:
+    """List instances, newest first."""
+    found = Gateway.at(url).get_list(_AT)
+    if as_json:
+        render.json_data(found)
+        return
+    rows = [
+        (
+            str(item["id"]),
+            str(item.get("name") or "-"),
+            str(item["status"]) + (" (asleep)" if item.get("asleep") else ""),
+            str(item["image"]),
+            str(item["created_at"])[:19],
+        )
+        for item in found
+    ]
+    render.table(rows, headings=("id", "name", "status", "image", "created"))
+
+
+@command.command("show")
+@click.argument("instance")
+@_json
+@_url
+def show_command(*, instance: str, as_json: bool, url: str | None) -> None:
+    """Show one instance."""
+    found = Gateway.at(url).get(_path(instance))
+    if as_json:
+        render.json_data(found)
+        return
+    rows = [(name, str(value)) for name, value in found.items() if value not in (None, "")]
+    render.table(rows, headings=("field", "value"))
+
+
+@command.command(
+    "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@click.argument("instance")
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
+@click.option("--shell", "-c", "is_shell", is_flag=True, help="COMMAND is one line for sh.")
+@click.option("-i", "--stdin", "with_stdin", is_flag=True, help="Pass standard input on.")
+@click.option("-d", "--detach", is_flag=True, help="Print the id of the execution and leave.")
+@click.option("-w", "--workdir", "working_dir", help="Directory to start in.")
+@click.option("--timeout", "timeout_seconds", type=float, help="Seconds until it is ended.")
+@_json
+@_url
+def exec_command(
+    *,
+    instance: str,
+    argv: tuple[str, ...],
+    is_shell: bool,
+    with_stdin: bool,
+    detach: bool,
+    working_dir: str | None,
+    timeout_seconds: float | None,
+    as_json: bool,
+    url: str | None,
+) -> int:
+    """Run COMMAND in an instance, stream its output, exit with its code."""
+    request: Json = {"command": " ".join(argv) if is_shell else list(argv), "wait": False}
+    if working_dir:
+        request["working_dir"] = working_dir
+    if timeout_seconds is not None:
+        request["timeout_ms"] = int(timeout_seconds * 1000)
+    if with_stdin:
+        request["stdin_open"] = True
+    try:
+        gateway = Gateway.at(url)
+        key = new_idempotency_key()
+        stored = gateway.post(f"{_path(instance)}/exec", request, idempotency_key=key)
+        execution_id = str(stored["execution_id"])
+        if detach:
+            render.data(execution_id)
+            return 0
+        return follow(gateway, execution_id, as_json=as_json, with_stdin=with_stdin)
+    except errors.FaasError as failure:
+        render.show_error(failure)
+        return OUR_FAILURE_WHILE_RUNNING
+
+
+def _step(verb: str, said: str, meaning: str) -> None:
+    @command.command(verb, help=meaning)
+    @click.argument("instance")
+    @_url
+    def step(*, instance: str, url: str | None) -> None:
+        Gateway.at(url).post(f"{_path(instance)}/{verb}", seconds_max=_STOP_SECONDS_MAX)
+        render.say(f"{instance} {said}")
+
+    del step
+
+
+_step("start", "runs", "Start a stopped instance from its kept files.")
+_step("stop", "is stopped", "End its commands, keep its files.")
+_step("pause", "is paused", "Freeze it, memory and all.")
+_step("resume", "runs", "Let a paused instance go on.")
+
+
+@command.command("delete")
+@click.argument("instance")
+@_url
+def delete_command(*, instance: str, url: str | None) -> None:
+    """End an instance and forget its files."""
+    Gateway.at(url).delete(_path(instance))
+    render.say(f"{instance} is deleted")
+
+
+@command.command("put")
+@click.argument("local", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("target", metavar="INSTANCE:PATH")
+@_url
+def put_command(*, local: Path, target: str, url: str | None) -> None:
+    """Copy a file into an instance."""
+    instance, path = _target(target)
+    mode = f"{local.stat().st_mode & 0o777:04o}"
+    Gateway.at(url).put(
+        f"{_path(instance)}/files?path={quote(path, safe='')}&mode={mode}", local.read_bytes()
+    )
+
+
+@command.command("get")
+@click.argument("source", metavar="INSTANCE:PATH")
+@click.argument("local", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@_url
+def get_command(*, source: str, local: Path | None, url: str | None) -> None:
+    """Copy a file out of an instance; to stdout without LOCAL."""
+    instance, path = _target(source)
+    gateway, offset, is_over = Gateway.at(url), 0, False
+    with local.open("wb") if local else sys.stdout.buffer as sink:
+        while not is_over:
+            at = f"{_path(instance)}/files?path={quote(path, safe='')}&offset={offset}"
+            content, headers = gateway.get_bytes(at)
+            sink.write(content)
+            offset, is_over = int(headers["x-next-offset"]), headers["x-ended"] == "true"
+            if not content:
+                break
+        sink.flush()
+
+
+def _path(instance: str) -> str:
+    return f"{_AT}/{quote(instance, safe='')}"
+
+
+def _target(text: str) -> tuple[str, str]:
+    instance, separator, path = text.partition(":")
+    if not separator or not path.startswith("/"):
+        raise click.UsageError(f"{text!r} is not INSTANCE:/PATH")
+    return instance, path
