@@ -13,7 +13,11 @@ from tests.plugins.live_gateway import LiveGateway, live_gateway
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-SHOWN = [ROOT / "README.md", ROOT / "docs/tutorial/first-run.md"]
+SHOWN = [
+    ROOT / "README.md",
+    ROOT / "docs/tutorial/first-run.md",
+    ROOT / "docs/how-to/instances.md",
+]
 
 
 @pytest.fixture(scope="module")
