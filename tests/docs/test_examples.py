@@ -72,6 +72,19 @@ def test_the_advanced_example_shows_what_it_says(gateway: LiveGateway) -> None:
         assert shown in done.stdout
 
 
+def test_the_state_example_shows_what_it_says(gateway: LiveGateway) -> None:
+    done = run(gateway, EXAMPLES / "python" / "state.py")
+    assert done.returncode == 0, done.stderr
+    for shown in (
+        "42 from the cache: True",
+        "counted 1 then 2",
+        "['shared', 'shared', 'shared']",
+        "['a.txt', 'b.txt', 'base.txt', 'c.txt'] conflicts: 0",
+        "the second won: True",
+    ):
+        assert shown in done.stdout
+
+
 def test_a_real_projects_own_suite_passes_in_a_sandbox(gateway: LiveGateway) -> None:
     done = run(gateway, EXAMPLES / "real-project" / "run_tests.py")
     assert done.returncode == 0, done.stdout + done.stderr
