@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "Run a command in a fresh sandbox, stream its output, exit with its code.",
     "executions": "List, show or cancel executions.",
     "instance": "Make, use and delete instances: sandboxes that stay.",
+    "snapshot": "Keep, list, compare, merge, move and delete snapshots.",
     "logs": "Print what an execution wrote; -f follows it.",
     "images": "List, import, pull or remove images.",
     "doctor": "Try each runtime for real; say what is missing and how to get it.",

@@ -38,6 +38,9 @@ _OPTIONS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Unpack this tar into the working directory first.",
 )
+@click.option("--mode", help="ephemeral, cached, checkpointed, branched or persistent.")
+@click.option("--snapshot", "snapshot_id", help="Start from the files of this snapshot.")
+@click.option("--from", "branch_from", help="Start from this execution, snapshot or instance.")
 @click.option("-i", "--stdin", "with_stdin", is_flag=True, help="Pass standard input on.")
 @click.option("--shell", "-c", "is_shell", is_flag=True, help="COMMAND is one line for sh.")
 @click.option("-d", "--detach", is_flag=True, help="Print the id and leave.")
@@ -63,6 +66,8 @@ def command(
     """
     request: Json = {"command": " ".join(argv) if is_shell else list(argv), "wait": False}
     request |= {name: value for name, value in plain.items() if value is not None}
+    if "branch_from" in request:
+        request.setdefault("mode", "branched")
     if timeout_seconds is not None:
         request["timeout_ms"] = int(timeout_seconds * 1000)
     request |= _inputs(env, files, archive)
