@@ -130,3 +130,18 @@ def test_a_file_of_a_path_through_a_link_stays_in_the_instance(caller: Caller) -
     for path in ("/workspace/out/../../../../etc/shadow", "/workspace/root/etc/shadow"):
         answer = caller.http.get(f"{caller.at}/files", params={"path": path})
         assert answer.status_code in (400, 403, 404, 409), answer.text
+
+
+def test_a_paused_instance_is_paused_still_after_a_kill(caller: Caller) -> None:
+    if caller.http.post(f"{caller.at}/pause").status_code == 501:
+        pytest.skip("this host has no freezer")
+    caller.post(f"{caller.at}/resume")
+    caller.run("(while :; do date +%s%N > /tmp/beat; sleep 0.05; done) > /dev/null 2>&1 &")
+    caller.post(f"{caller.at}/pause")
+    caller.live.kill()
+    caller.live.start()
+    assert caller.status() == "paused"
+    refused = caller.http.post(f"{caller.at}/exec", json={"command": "true"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "wrong_state")
+    caller.post(f"{caller.at}/resume")
+    assert caller.run("test -s /tmp/beat && echo beats")["stdout"] == "beats\n"
