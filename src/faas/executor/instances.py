@@ -14,12 +14,9 @@ not count.
 import asyncio
 import logging
 import re
-import shutil
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import msgspec
@@ -31,14 +28,13 @@ from faas.errors import (
     InvalidArgumentError,
     QuotaExceededError,
     SandboxBrokenError,
-    SnapshotNotFoundError,
     UnsupportedError,
     WrongStateError,
 )
 from faas.events import EventBus, InstanceChanged
 from faas.executor.background import Background
 from faas.executor.disposal import Disposal
-from faas.executor.files_state import capture, restore
+from faas.executor.housing import Housing
 from faas.executor.images import ImageResolver
 from faas.executor.instance_records import (
     IdleAction,
@@ -49,21 +45,17 @@ from faas.executor.instance_records import (
     settled,
 )
 from faas.executor.settings import ExecutorSettings
-from faas.ids import InstanceId, SandboxId, SnapshotId, new_instance_id, new_sandbox_id
+from faas.ids import InstanceId, SandboxId, new_instance_id, new_sandbox_id
 from faas.ids import new_snapshot_id as mint_snapshot_id
 from faas.lifecycle import InstanceState, advance
 from faas.model import ExecutionSpec
-from faas.sandbox.guarded import GuardedSandbox, create_guarded, guard_adopted
-from faas.sandbox.protocols import RootFilesystem, SandboxSpec
+from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.registry import Registry
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal, Tenant
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ID_PREFIX = "inst-"
-
-ADOPT_SECONDS_MAX = 10.0
-"""Connecting to a live agent is instant; one that does not answer is broken."""
 
 _UNDER_WAY = {
     Intent.CREATE: "being made",
@@ -122,7 +114,15 @@ class Instances:
         self._ledger = ledger
         self._registry = registry
         self._images = images
-        self._snapshots = snapshots
+        self._housing = Housing(
+            settings,
+            registry=registry,
+            images=images,
+            snapshots=snapshots,
+            disposal=disposal,
+            events=events,
+            clock=clock,
+        )
         self._disposal = disposal
         self._background = background
         self._events = events
@@ -169,7 +169,7 @@ class Instances:
         life = self._lives[record.id] = _Life(record, tenant, self._clock.monotonic_ns())
         async with life.turn:
             try:
-                sandbox = await self._make(record, root, spec.snapshot_id)
+                sandbox = await self._housing.make(record, root, spec.snapshot_id)
             except BaseException:
                 del self._lives[record.id]
                 self._ledger.forget(record.id)
@@ -239,8 +239,11 @@ class Instances:
         life = self._life(reference, principal.tenant)
         async with life.turn:
             if life.record.state is InstanceState.STOPPED and life.record.snapshot_id is not None:
-                return await self._store().get(life.record.snapshot_id)
-            return await self._capture(life, info or self._info(life.record), mint_snapshot_id())
+                return await self._housing.store.get(life.record.snapshot_id)
+            if life.sandbox is None:
+                raise _not_running(life.record)
+            wanted = info or self._info(life.record)
+            return await self._housing.read(life.sandbox, life.record, wanted, mint_snapshot_id())
 
     def describe(self, reference: str, principal: Principal, **asked: object) -> SnapshotInfo:
         """Say what a snapshot of an instance is to be known by."""
@@ -317,7 +320,9 @@ class Instances:
                     network=spec.network,
                     snapshot_id=spec.snapshot_id,
                     idle_seconds=self._settings.instance_idle_seconds,
-                    idle_action=IdleAction.DELETE if self._snapshots is None else IdleAction.STOP,
+                    idle_action=(
+                        IdleAction.STOP if self._housing.keeps_snapshots else IdleAction.DELETE
+                    ),
                 )
                 minted = InstanceId(reference) if is_id else None
                 await self.create(made, principal, instance_id=minted)
@@ -325,7 +330,7 @@ class Instances:
 
     async def recover(self) -> int:
         """Take up what a former gateway left; return how many run on."""
-        shutil.rmtree(self._settings.scratch_dir, ignore_errors=True)
+        self._housing.tidy()
         for record in self._ledger.all():
             try:
                 await self._recover_one(record)
@@ -392,54 +397,8 @@ class Instances:
     async def _with_snapshot(self, spec: InstanceSpec, principal: Principal) -> InstanceSpec:
         if spec.snapshot_id is None:
             return spec
-        record = await self._store().get(spec.snapshot_id, tenant=principal.tenant.id)
+        record = await self._housing.store.get(spec.snapshot_id, tenant=principal.tenant.id)
         return replace(spec, snapshot_id=record.id, image=record.image or record.image_digest)
-
-    def _store(self) -> SnapshotStore:
-        if self._snapshots is None:
-            raise UnsupportedError("this gateway keeps no snapshots")
-        return self._snapshots
-
-    async def _make(
-        self, record: InstanceRecord, root: RootFilesystem, files: str | None
-    ) -> GuardedSandbox:
-        runtime = self._registry.get(record.runtime or "")
-        if runtime is None:
-            raise UnsupportedError(f"the runtime {record.runtime} is gone")
-        assert record.sandbox_id is not None  # noqa: S101  written with the intent
-        sandbox = await create_guarded(
-            runtime,
-            SandboxSpec(
-                id=record.sandbox_id,
-                root=root,
-                limits=record.spec.limits,
-                network=record.spec.network,
-            ),
-            clock=self._clock,
-            events=self._events,
-            seconds_max=self._settings.create_seconds_max,
-        )
-        try:
-            if files is not None:
-                await self._restore(sandbox, files)
-        except BaseException:
-            self._disposal.take(sandbox, "its files could not be restored")
-            raise
-        return sandbox
-
-    async def _restore(self, sandbox: GuardedSandbox, files: str) -> None:
-        with self._scratch() as tar:
-            with tar.open("wb") as sink:
-                await self._store().write_tar(files, "files", sink)
-            await restore(sandbox, tar)
-
-    @contextmanager
-    def _scratch(self) -> Generator[Path]:
-        """A file for one tar, on the disk of the data directory."""
-        parent = self._settings.scratch_dir
-        parent.mkdir(exist_ok=True, mode=0o700)
-        with TemporaryDirectory(dir=parent) as directory:
-            yield Path(directory) / "files.tar"
 
     def _runs(self, life: _Life, sandbox: GuardedSandbox) -> None:
         life.sandbox = sandbox
@@ -482,27 +441,19 @@ class Instances:
             self._to(life, InstanceState.RUNNING, is_asleep=False)
             return
         before = life.record
-        root = self._root(before)
+        root = self._housing.root_of(before)
         self._intend(life, Intent.START, sandbox_id=new_sandbox_id())
         try:
-            sandbox = await self._make(life.record, root, before.snapshot_id)
+            sandbox = await self._housing.make(life.record, root, before.snapshot_id)
         except BaseException:
             self._take_back(life, before)
             raise
         self._runs(life, sandbox)
 
-    def _root(self, record: InstanceRecord) -> RootFilesystem:
-        root = self._images.resolve(record.spec.image)
-        if root.digest != record.image_digest:
-            raise WrongStateError(
-                f"the image {record.spec.image} is another one than when the instance was made",
-                details={"was": record.image_digest, "is": root.digest},
-            )
-        return root
-
     async def _stop(self, life: _Life, *, is_asleep: bool) -> None:
         advance(life.record.state, InstanceState.STOPPED)
-        store, before, sandbox = self._store(), life.record, life.sandbox
+        before, sandbox = life.record, life.sandbox
+        _ = self._housing.store  # refuses before anything is ended
         if sandbox is None:
             raise _not_running(before)
         snapshot_id = mint_snapshot_id()
@@ -511,7 +462,7 @@ class Instances:
             if before.state is InstanceState.PAUSED:
                 await sandbox.resume()
             await self._commands.end(life.record)
-            await self._capture(life, self._info(before), snapshot_id)
+            await self._housing.read(sandbox, before, self._info(before), snapshot_id)
         except BaseException:
             state = InstanceState.RUNNING
             self._take_back(life, replace(before, state=state, is_asleep=False))
@@ -519,7 +470,7 @@ class Instances:
         life.sandbox = None
         self._to(life, InstanceState.STOPPED, sandbox_id=None, is_asleep=is_asleep)
         self._disposal.take(sandbox, "stopped")
-        await _forget_snapshot(store, before.snapshot_id)
+        await self._housing.forget(before.snapshot_id)
 
     async def _pause(self, life: _Life, *, is_asleep: bool) -> None:
         advance(life.record.state, InstanceState.PAUSED)
@@ -537,8 +488,7 @@ class Instances:
         if sandbox is not None:
             await sandbox.destroy("deleted")
         await self._commands.end(record)
-        if self._snapshots is not None:
-            await _forget_snapshot(self._snapshots, record.snapshot_id)
+        await self._housing.forget(record.snapshot_id)
         self._ledger.forget(record.id)
         del self._lives[record.id]
         self._events.publish(
@@ -546,16 +496,6 @@ class Instances:
                 instance_id=record.id, tenant=record.tenant, state=InstanceState.DESTROYED.value
             )
         )
-
-    async def _capture(
-        self, life: _Life, info: SnapshotInfo, snapshot_id: SnapshotId
-    ) -> SnapshotRecord:
-        if life.sandbox is None:
-            raise _not_running(life.record)
-        with self._scratch() as path:
-            await capture(life.sandbox, self._root(life.record), path)
-            with path.open("rb") as tar:
-                return await self._store().commit(info, {"files": tar}, snapshot_id=snapshot_id)
 
     def _info(self, record: InstanceRecord) -> SnapshotInfo:
         return SnapshotInfo(
@@ -599,8 +539,7 @@ class Instances:
             self._ledger.forget(record.id)
             return
         if record.intent is Intent.DELETE:
-            if self._snapshots is not None:
-                await _forget_snapshot(self._snapshots, record.snapshot_id)
+            await self._housing.forget(record.snapshot_id)
             self._ledger.forget(record.id)
             return
         life = _Life(record, Tenant(record.tenant), self._clock.monotonic_ns())
@@ -612,49 +551,22 @@ class Instances:
 
     async def _take_up(self, life: _Life) -> None:
         record = life.record
-        life.sandbox = await self._adopt(record)
+        life.sandbox = await self._housing.adopt(record)
         if life.sandbox is None:
             stopped_as = record.snapshot_id if record.intent is Intent.STOP else None
-            if stopped_as is not None and await self._has(stopped_as):
+            if stopped_as is not None and await self._housing.has(stopped_as):
                 self._to(life, InstanceState.STOPPED, sandbox_id=None)
             else:
                 self._fail(life, "its sandbox was lost while no gateway ran")
             return
         if record.intent is Intent.STOP:
-            if self._snapshots is not None:
-                await _forget_snapshot(self._snapshots, record.snapshot_id)
+            await self._housing.forget(record.snapshot_id)
             state = InstanceState.RUNNING
             self._take_back(life, settled(record, snapshot_id=None, state=state))
             with suppress(UnsupportedError):
                 await life.sandbox.resume()
         elif record.state is InstanceState.PAUSED:
             await life.sandbox.pause()
-
-    async def _adopt(self, record: InstanceRecord) -> GuardedSandbox | None:
-        runtime = self._registry.get(record.runtime or "")
-        if runtime is None or record.sandbox_id is None:
-            return None
-        try:
-            async with asyncio.timeout(ADOPT_SECONDS_MAX):
-                sandbox = await runtime.adopt(record.sandbox_id)
-        except (FaasError, OSError):
-            return None
-        return None if sandbox is None else guard_adopted(sandbox, events=self._events)
-
-    async def _has(self, snapshot_id: SnapshotId) -> bool:
-        if self._snapshots is None:
-            return False
-        with suppress(SnapshotNotFoundError):
-            await self._snapshots.get(snapshot_id)
-            return True
-        return False
-
-
-async def _forget_snapshot(store: SnapshotStore, snapshot_id: SnapshotId | None) -> None:
-    """Remove a snapshot that an instance needs no more, unless something was made from it."""
-    if snapshot_id is not None:
-        with suppress(FaasError):
-            await store.remove(snapshot_id)
 
 
 def _within(spec: ExecutionSpec, instance: InstanceRecord) -> ExecutionSpec:

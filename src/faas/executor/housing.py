@@ -1,0 +1,167 @@
+"""What an instance lives in: its sandbox made, filled from a snapshot, read into one, taken back.
+
+Nothing here knows of states; `instances` says when.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from faas.clock import Clock
+from faas.errors import FaasError, SnapshotNotFoundError, UnsupportedError, WrongStateError
+from faas.events import EventBus
+from faas.executor.disposal import Disposal
+from faas.executor.files_state import capture, restore
+from faas.executor.images import ImageResolver
+from faas.executor.instance_records import InstanceRecord
+from faas.executor.settings import ExecutorSettings
+from faas.ids import SnapshotId
+from faas.sandbox.guarded import GuardedSandbox, create_guarded, guard_adopted
+from faas.sandbox.protocols import RootFilesystem, SandboxSpec
+from faas.sandbox.registry import Registry
+from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
+
+ADOPT_SECONDS_MAX = 10.0
+"""Connecting to a live agent is instant; one that does not answer is broken."""
+
+
+class Housing:
+    """Makes and reads sandboxes of instances."""
+
+    def __init__(
+        self,
+        settings: ExecutorSettings,
+        *,
+        registry: Registry,
+        images: ImageResolver,
+        snapshots: SnapshotStore | None,
+        disposal: Disposal,
+        events: EventBus,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._images = images
+        self._snapshots = snapshots
+        self._disposal = disposal
+        self._events = events
+        self._clock = clock
+
+    @property
+    def keeps_snapshots(self) -> bool:
+        """Whether files can be kept at all."""
+        return self._snapshots is not None
+
+    @property
+    def store(self) -> SnapshotStore:
+        """The store of snapshots.
+
+        Raises:
+            UnsupportedError: there is none.
+        """
+        if self._snapshots is None:
+            raise UnsupportedError("this gateway keeps no snapshots")
+        return self._snapshots
+
+    async def make(
+        self, record: InstanceRecord, root: RootFilesystem, files: str | None
+    ) -> GuardedSandbox:
+        """Make the sandbox that the record names, with the files of a snapshot."""
+        runtime = self._registry.get(record.runtime or "")
+        if runtime is None:
+            raise UnsupportedError(f"the runtime {record.runtime} is gone")
+        assert record.sandbox_id is not None  # noqa: S101  written with the intent
+        sandbox = await create_guarded(
+            runtime,
+            SandboxSpec(
+                id=record.sandbox_id,
+                root=root,
+                limits=record.spec.limits,
+                network=record.spec.network,
+            ),
+            clock=self._clock,
+            events=self._events,
+            seconds_max=self._settings.create_seconds_max,
+        )
+        try:
+            if files is not None:
+                await self._fill(sandbox, files)
+        except BaseException:
+            self._disposal.take(sandbox, "its files could not be restored")
+            raise
+        return sandbox
+
+    async def read(
+        self,
+        sandbox: GuardedSandbox,
+        record: InstanceRecord,
+        info: SnapshotInfo,
+        snapshot_id: SnapshotId,
+    ) -> SnapshotRecord:
+        """Keep the files of a sandbox under that id."""
+        with self._scratch() as path:
+            await capture(sandbox, self.root_of(record), path)
+            with path.open("rb") as tar:
+                return await self.store.commit(info, {"files": tar}, snapshot_id=snapshot_id)
+
+    async def adopt(self, record: InstanceRecord) -> GuardedSandbox | None:
+        """Take back the sandbox of an instance; None when it is gone."""
+        runtime = self._registry.get(record.runtime or "")
+        if runtime is None or record.sandbox_id is None:
+            return None
+        try:
+            async with asyncio.timeout(ADOPT_SECONDS_MAX):
+                sandbox = await runtime.adopt(record.sandbox_id)
+        except (FaasError, OSError):
+            return None
+        return None if sandbox is None else guard_adopted(sandbox, events=self._events)
+
+    def root_of(self, record: InstanceRecord) -> RootFilesystem:
+        """Return the image an instance was made from.
+
+        Raises:
+            WrongStateError: its name means another one now.
+        """
+        root = self._images.resolve(record.spec.image)
+        if root.digest != record.image_digest:
+            raise WrongStateError(
+                f"the image {record.spec.image} is another one than when the instance was made",
+                details={"was": record.image_digest, "is": root.digest},
+            )
+        return root
+
+    async def has(self, snapshot_id: SnapshotId) -> bool:
+        """Whether there is such a snapshot."""
+        if self._snapshots is None:
+            return False
+        with suppress(SnapshotNotFoundError):
+            await self._snapshots.get(snapshot_id)
+            return True
+        return False
+
+    async def forget(self, snapshot_id: SnapshotId | None) -> None:
+        """Remove a snapshot that an instance needs no more, unless something was made from it."""
+        if snapshot_id is not None and self._snapshots is not None:
+            with suppress(FaasError):
+                await self._snapshots.remove(snapshot_id)
+
+    def tidy(self) -> None:
+        """Remove what a former gateway left half-way."""
+        shutil.rmtree(self._settings.scratch_dir, ignore_errors=True)
+
+    async def _fill(self, sandbox: GuardedSandbox, files: str) -> None:
+        with self._scratch() as tar:
+            with tar.open("wb") as sink:
+                await self.store.write_tar(files, "files", sink)
+            await restore(sandbox, tar)
+
+    @contextmanager
+    def _scratch(self) -> Generator[Path]:
+        """A file for one tar, on the disk of the data directory."""
+        parent = self._settings.scratch_dir
+        parent.mkdir(exist_ok=True, mode=0o700)
+        with TemporaryDirectory(dir=parent) as directory:
+            yield Path(directory) / "files.tar"
