@@ -116,7 +116,7 @@ class Operator:
             return
         self._worker.start_due(self._head)
         if self._sender:
-            await self._sender.tick(self._head)
+            await self._sender.tick()
 
     async def _tried(self, step: Callable[[], Awaitable[None]]) -> None:
         try:

@@ -5,6 +5,7 @@ after it was read, the block at its end and the cursor before it are still on th
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 from faas import logs
@@ -38,7 +39,7 @@ class Feed:
         self.reorgs = 0
 
     async def poll(self) -> Head:
-        """Read up to the node's head, and return it."""
+        """Read up to the node's head, and return it: its block is the last that was taken."""
         head = await self._chain.head()
         cursor = self._journal.head()
         if cursor is not None and not await self._is_there(cursor):
@@ -48,7 +49,7 @@ class Feed:
             if last is None:
                 break
             cursor = last
-        return head
+        return head if cursor is None else replace(head, block=cursor)
 
     async def _read(self, first: int, head: Head, cursor: Block | None) -> Block | None:
         number = min(first + self._range_max - 1, head.block.number)

@@ -106,6 +106,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     PRIMARY KEY (service, call)
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, deadline);
+CREATE INDEX IF NOT EXISTS transactions_by_nonce ON transactions (nonce);
 """
 _COLUMNS: Final = (
     "service, call, job, inputs, inputs_hash, deadline, block_number, block_hash,"
@@ -162,15 +163,23 @@ class Journal:
     def rewind(self, to: int) -> list[CallKey]:
         """Forget blocks above `to`; their jobs are dropped, and returned for whoever runs them.
 
-        Results that were accepted above `to` for jobs below it count as sent again.
+        Ends that were reached above `to` by jobs below it are undone.
         """
         with self._database:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.execute("DELETE FROM blocks WHERE number > ?", (to,))
             self._database.execute(
-                "UPDATE jobs SET state = iif(transaction_hash IS NULL, ?, ?), settled = NULL"
-                " WHERE state = ? AND settled > ?",
-                (JobState.RAN, JobState.SENT, JobState.CONFIRMED, to),
+                "UPDATE jobs SET settled = NULL, reason = NULL, state = CASE"
+                " WHEN result IS NULL THEN ? WHEN transaction_hash IS NULL THEN ? ELSE ? END"
+                " WHERE settled > ?",
+                (JobState.SEEN, JobState.RAN, JobState.SENT, to),
+            )
+            # A batch with a call that is gone would answer whoever gets the call's number next.
+            self._database.execute(
+                "UPDATE jobs SET transaction_hash = NULL, state = iif(state = ?, ?, state)"
+                " WHERE transaction_hash IN (SELECT transaction_hash FROM jobs"
+                " GROUP BY transaction_hash HAVING count(*) > 1 AND max(block_number) > ?)",
+                (JobState.SENT, JobState.RAN, to),
             )
             rows = self._database.execute(
                 "UPDATE jobs SET state = ? WHERE block_number > ? RETURNING service, call",
@@ -228,21 +237,15 @@ class Journal:
 
     def confirmed(self, keys: Sequence[CallKey], *, block: int = 0) -> None:
         """The manager accepted the results, in that block or before, deep enough."""
-        with self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            self._update(keys, JobState.CONFIRMED)
-            self._database.executemany(
-                "UPDATE jobs SET settled = ? WHERE service = ? AND call = ?",
-                [(block, key.service, key.call) for key in keys],
-            )
+        self._move(keys, JobState.CONFIRMED, settled=block)
 
-    def rejected(self, key: CallKey, reason: str) -> None:
-        """The result was not taken and never will be."""
-        self._move([key], JobState.REJECTED, reason=reason)
+    def rejected(self, key: CallKey, reason: str, *, block: int = 0) -> None:
+        """The result was not taken and never will be, as of that block."""
+        self._move([key], JobState.REJECTED, reason=reason, settled=block)
 
-    def expired(self, key: CallKey, reason: str) -> None:
-        """The call is not ours any more."""
-        self._move([key], JobState.EXPIRED, reason=reason)
+    def expired(self, key: CallKey, reason: str, *, block: int = 0) -> None:
+        """The call is not ours any more, as of that block."""
+        self._move([key], JobState.EXPIRED, reason=reason, settled=block)
 
     def transaction(self, digest: bytes) -> SignedTransaction | None:
         """Recall a transaction, to look for it or to send the same bytes again."""
@@ -259,6 +262,14 @@ class Journal:
             (JobState.SENT,),
         ).fetchall()
         return {row[0] for row in rows}
+
+    def abandoned(self, mined: int) -> list[SignedTransaction]:
+        """Transactions that may still be mined and whose jobs a reorg took."""
+        rows = self._database.execute(
+            "SELECT nonce, raw, hash FROM transactions WHERE nonce >= ? ORDER BY rowid", (mined,)
+        ).fetchall()
+        kept = self.nonces_in_flight()
+        return [SignedTransaction(*row) for row in rows if row[0] not in kept]
 
     def counts(self) -> dict[JobState, int]:
         """How many jobs are in each state."""
@@ -300,10 +311,11 @@ class Journal:
         *,
         result: bytes | None = None,
         reason: str | None = None,
+        settled: int | None = None,
     ) -> None:
         with self._database:
             self._database.execute("BEGIN IMMEDIATE")
-            self._update(keys, to, result=result, reason=reason)
+            self._update(keys, to, result=result, reason=reason, settled=settled)
 
     def _update(
         self,
@@ -313,6 +325,7 @@ class Journal:
         result: bytes | None = None,
         transaction_hash: bytes | None = None,
         reason: str | None = None,
+        settled: int | None = None,
     ) -> None:
         for key in keys:
             known = self.get(key)
@@ -321,9 +334,9 @@ class Journal:
                 raise WrongStateError(f"call {key.service}/{key.call} is {was}, cannot be {to}")
             self._database.execute(
                 "UPDATE jobs SET state = ?, result = coalesce(?, result),"
-                " transaction_hash = coalesce(?, transaction_hash), reason = ?"
+                " transaction_hash = coalesce(?, transaction_hash), reason = ?, settled = ?"
                 " WHERE service = ? AND call = ?",
-                (to, result, transaction_hash, reason, key.service, key.call),
+                (to, result, transaction_hash, reason, settled, key.service, key.call),
             )
 
 

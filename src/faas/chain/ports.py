@@ -56,12 +56,12 @@ class Chain(Protocol):
         """Calls that were given to this operator in these blocks, with their inputs."""
         ...
 
-    async def job(self, key: CallKey) -> ChainJob:
-        """How the manager has a call now."""
+    async def job(self, key: CallKey, at: Block) -> ChainJob:
+        """How the manager has a call as of a block."""
         ...
 
-    async def is_spoilt(self, key: CallKey) -> bool:
-        """Whether no answer of this operator to this call will be taken any more."""
+    async def is_spoilt(self, key: CallKey, at: Block) -> bool:
+        """Whether no answer of this operator to this call is taken any more, as of a block."""
         ...
 
     def results_call(self, results: Results) -> bytes:
@@ -82,6 +82,10 @@ class Chain(Protocol):
 
     async def nonces(self) -> Nonces:
         """The account's next nonces."""
+        ...
+
+    async def mined_at(self, block: Block) -> int:
+        """How many transactions of the account are mined up to a block."""
         ...
 
     async def broadcast(self, raw: bytes) -> None:

@@ -155,6 +155,11 @@ class Node:
         tag = "pending" if with_pending else "latest"
         return _number(await self.request("eth_getTransactionCount", address, tag))
 
+    async def transaction_count_at(self, address: str, block: bytes) -> int:
+        """The next nonce as of the block of that hash."""
+        where = {"blockHash": _hex(block)}
+        return _number(await self.request("eth_getTransactionCount", address, where))
+
     async def balance(self, address: str) -> int:
         """Coins of an account, in wei."""
         return _number(await self.request("eth_getBalance", address, "latest"))

@@ -7,7 +7,7 @@ every doubt: a transaction that was replaced, a batch that reverted, a call that
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
@@ -15,7 +15,7 @@ from eth_hash.auto import keccak
 
 from faas import logs
 from faas.chain.codec import JobStatus, Rejection
-from faas.chain.journal import CallKey, JobState, Journal, JournalEntry, SignedTransaction
+from faas.chain.journal import Block, CallKey, JobState, Journal, JournalEntry, SignedTransaction
 from faas.chain.ports import Chain, Settlement
 from faas.chain.rpc import Head, NodeRefusedError, RevertedError
 from faas.chain.wallet import Fees, Transaction, Wallet
@@ -53,6 +53,7 @@ class SendCounts:
     bumped: int = 0
     resent: int = 0
     gaps_filled: int = 0
+    cancelled: int = 0
     hook_failures: int = 0
 
 
@@ -71,16 +72,23 @@ class Sender:
         self._nonces_held = asyncio.Lock()
         self.counts = SendCounts()
 
-    async def tick(self, head: Head) -> None:
+    async def tick(self) -> None:
         """Settle what was sent, then send what waits."""
+        cursor = self._journal.head()
+        if cursor is None:
+            return
         async with self._nonces_held:
-            await self._tick(head)
+            # All is judged as of the journal's cursor: a reorg above it undoes nothing we decided,
+            # and one below it is noticed by the feed, which undoes it.
+            head = replace(await self._chain.head(), block=cursor)
+            await self._tick(head, await self._chain.mined_at(cursor))
 
-    async def _tick(self, head: Head) -> None:
-        nonces = await self._chain.nonces()
-        await self._settle(head, nonces.mined)
-        for nonce in [nonce for nonce in self._chores if nonce < nonces.mined]:
+    async def _tick(self, head: Head, mined: int) -> None:
+        await self._settle(head, mined)
+        latest = (await self._chain.nonces()).mined
+        for nonce in [nonce for nonce in self._chores if nonce < min(mined, latest)]:
             del self._chores[nonce]
+        await self._cancel_abandoned(head, latest)
         await self._fill_gap(head)
         await self._send_waiting(head)
         self._forget_pushed()
@@ -115,7 +123,8 @@ class Sender:
             else:
                 await self._push_again(signed, entries, head)
         for signed in self._chores.values():
-            if signed.nonce >= mined and signed.hash not in self._pushed_at:
+            age = head.block.number - self._pushed_at.get(signed.hash, -self._settings.bump_blocks)
+            if signed.nonce >= mined and not 0 <= age < self._settings.bump_blocks:
                 await self._push(signed, head)
 
     async def _read(self, found: Settlement, entries: Sequence[JournalEntry]) -> None:
@@ -129,25 +138,26 @@ class Sender:
         self.counts.confirmed += len(taken)
         for key in keys:
             if key in found.rejected:
-                self._reject(key, f"the manager refused it: {Rejection(found.rejected[key]).name}")
+                reason = Rejection(found.rejected[key]).name.lower()
+                self._reject(key, f"the manager refused it: {reason}", found.block)
             elif key not in found.accepted:
                 self.counts.hook_failures += 1
-                self._reject(key, "the manager's hook failed")
+                self._reject(key, "the manager's hook failed", found.block)
 
     async def _look_up(self, entry: JournalEntry, head: Head) -> bool:
         """Let the manager decide; whether the result is still to be sent."""
         key = entry.seen.key
-        job = await self._chain.job(key)
+        job = await self._chain.job(key, head.block)
         if job.status is JobStatus.NONE:
             return False  # a reorg took the call, and the feed will say so
         if job.is_over:
             self._conclude(entry, job.result_hash, head)
             return False
         if job.operator != self._chain.operator:
-            self._expire(key, f"it was passed on to {job.operator}")
+            self._expire(key, f"it was passed on to {job.operator}", head)
             return False
-        if await self._chain.is_spoilt(key):
-            self._reject(key, "the manager takes no answer of ours any more")
+        if await self._chain.is_spoilt(key, head.block):
+            self._reject(key, "the manager takes no answer of ours any more", head.block)
             return False
         if entry.state is JobState.SENT:
             self._journal.unsent([key])
@@ -158,7 +168,7 @@ class Sender:
             self._journal.confirmed([entry.seen.key], block=head.block.number)
             self.counts.confirmed += 1
         else:
-            self._expire(entry.seen.key, "somebody else settled it")
+            self._expire(entry.seen.key, "somebody else settled it", head)
 
     async def _push_again(
         self, signed: SignedTransaction, entries: Sequence[JournalEntry], head: Head
@@ -189,6 +199,24 @@ class Sender:
         self.counts.bumped += 1
         await self._push(dearer, head)
 
+    async def _cancel_abandoned(self, head: Head, mined: int) -> None:
+        """Outbid what carries answers to calls that a reorg took, with nothing.
+
+        The call's number comes back for another call, and Tangle takes one answer of ours to it.
+        """
+        found = {signed.nonce: signed for signed in self._journal.abandoned(mined)}
+        for nonce, signed in found.items():
+            if nonce in self._chores:
+                continue
+            old = self._wallet.read(signed).fees
+            cap = self._settings.max_fee_cap
+            fees = old.raised(self._settings.bump_percent, to_at_most=cap)
+            self._chores[nonce] = empty = self._sign(
+                self._chain.operator, b"", _TRANSFER_GAS, fees, nonce
+            )
+            self.counts.cancelled += 1
+            await self._push(empty, head)
+
     async def _fill_gap(self, head: Head) -> None:
         """Send an empty transaction with a nonce that a reorg or a crash left out."""
         ours = self._journal.nonces_in_flight() | set(self._chores)
@@ -206,11 +234,19 @@ class Sender:
         room = self._settings.in_flight_max - len(self._journal.nonces_in_flight())
         if room <= 0:
             return
-        waiting = self._journal.in_state(JobState.RAN, limit=room * self._settings.batch_max)
+        waiting = await self._on_fork(
+            self._journal.in_state(JobState.RAN, limit=room * self._settings.batch_max)
+        )
         wanted = await asyncio.gather(*(self._look_up(entry, head) for entry in waiting))
         good = [entry for entry, is_wanted in zip(waiting, wanted, strict=True) if is_wanted]
         for batch in self._batches(good)[:room]:
             await self._send(batch, head)
+
+    async def _on_fork(self, entries: Sequence[JournalEntry]) -> list[JournalEntry]:
+        """Leave out calls of blocks that are gone: their numbers may be other calls' by now."""
+        blocks = {entry.seen.block for entry in entries}
+        there = {block for block in blocks if await self._chain.block(block.number) == block}
+        return [entry for entry in entries if entry.seen.block in there]
 
     def _batches(self, entries: Sequence[JournalEntry]) -> list[list[JournalEntry]]:
         found: list[list[JournalEntry]] = []
@@ -235,7 +271,7 @@ class Sender:
             gas = await self._gas(self._chain.tangle, data)
         except RevertedError as failure:
             if len(batch) == 1:
-                self._refused(batch[0], failure)
+                await self._refused(batch[0], failure, head)
                 return
             for entry in batch:
                 await self._send([entry], head)
@@ -252,10 +288,12 @@ class Sender:
         kept |= {signed.hash for signed in self._chores.values()}
         self._pushed_at = {key: at for key, at in self._pushed_at.items() if key in kept}
 
-    def _refused(self, entry: JournalEntry, failure: RevertedError) -> None:
-        # The manager still wants it (`_look_up` said so a moment ago), and Tangle does not: it has
-        # an answer of ours already, or the service is over.
-        self._reject(entry.seen.key, f"Tangle refused it: {failure}")
+    async def _refused(self, entry: JournalEntry, failure: RevertedError, head: Head) -> None:
+        # It may have been settled since: judged when the cursor is the newest block. If the
+        # manager still wants it, Tangle has an answer of ours, or the service is over.
+        is_newest = (await self._chain.head()).block == head.block
+        if is_newest and await self._look_up(entry, head):
+            self._reject(entry.seen.key, f"Tangle refused it: {failure}", head.block)
 
     async def _push(self, signed: SignedTransaction, head: Head) -> None:
         self._pushed_at[signed.hash] = head.block.number
@@ -283,13 +321,13 @@ class Sender:
         more, of = _GAS_SHARE
         return await self._chain.gas_for(to, data) * more // of
 
-    def _reject(self, key: CallKey, reason: str) -> None:
+    def _reject(self, key: CallKey, reason: str, block: Block) -> None:
         _log.error("a result was rejected", service=key.service, call=key.call, why=reason)
-        self._journal.rejected(key, reason)
+        self._journal.rejected(key, reason, block=block.number)
         self.counts.rejected += 1
 
-    def _expire(self, key: CallKey, reason: str) -> None:
-        self._journal.expired(key, reason)
+    def _expire(self, key: CallKey, reason: str, head: Head) -> None:
+        self._journal.expired(key, reason, block=head.block.number)
         self.counts.expired += 1
 
 

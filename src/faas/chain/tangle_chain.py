@@ -60,14 +60,14 @@ class TangleChain:
         # A range read while the chain was reorganised may name a call without its submission.
         return [_seen(entry, inputs[key_of(entry)]) for entry in entries if key_of(entry) in inputs]
 
-    async def job(self, key: CallKey) -> ChainJob:
-        """How the manager has a call now."""
-        return await self._contracts.job(key)
+    async def job(self, key: CallKey, at: Block) -> ChainJob:
+        """How the manager has a call as of a block."""
+        return await self._contracts.job(key, at=at.hash)
 
-    async def is_spoilt(self, key: CallKey) -> bool:
-        """Whether no answer of this operator to this call will be taken any more."""
+    async def is_spoilt(self, key: CallKey, at: Block) -> bool:
+        """Whether no answer of this operator to this call is taken any more, as of a block."""
         return await self._contracts.ask_manager(
-            Manager.HAD_ITS_CHANCE, key.service, key.call, self._operator
+            Manager.HAD_ITS_CHANCE, key.service, key.call, self._operator, at=at.hash
         )
 
     def results_call(self, results: Results) -> bytes:
@@ -92,6 +92,10 @@ class TangleChain:
         mined = await self._node.transaction_count(self._operator)
         pending = await self._node.transaction_count(self._operator, with_pending=True)
         return Nonces(mined, max(mined, pending))
+
+    async def mined_at(self, block: Block) -> int:
+        """How many transactions of the account are mined up to a block."""
+        return await self._node.transaction_count_at(self._operator, block.hash)
 
     async def broadcast(self, raw: bytes) -> None:
         """Hand a signed transaction to the node."""

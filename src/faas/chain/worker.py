@@ -14,7 +14,7 @@ from faas.chain.codec import JobKind, JobStatus
 from faas.chain.contract import ChainJob
 from faas.chain.journal import CallKey, JobState, Journal, JournalEntry, SeenCall
 from faas.chain.ports import Chain
-from faas.chain.rpc import Head
+from faas.chain.rpc import Head, NodeRefusedError
 from faas.errors import ChainUnavailableError, DeadlineExceededError, FaasError, WrongStateError
 
 _RETRY_SECONDS: Final = 0.5
@@ -113,11 +113,11 @@ class Worker:
     async def answer(self, entry: JournalEntry, head: Head) -> None:
         """Bring one call from seen to a stored result, or to its end."""
         key = entry.seen.key
-        job = await self._chain.job(key)
+        job = await self._chain.job(key, head.block)
         if job.status is JobStatus.NONE:
             return  # a reorg is under way; the feed will say
         if not job.is_open or job.operator != self._chain.operator:
-            self._journal.expired(key, _why_not(job))
+            self._journal.expired(key, _why_not(job), block=head.block.number)
             self.counts.expired += 1
             return
         self._journal.started(key)
@@ -146,7 +146,7 @@ class Worker:
     async def _guarded(self, entry: JournalEntry, head: Head) -> None:
         try:
             await self.answer(entry, head)
-        except ChainUnavailableError:
+        except (ChainUnavailableError, NodeRefusedError):
             _log.warning("a job waits for the node", call=entry.seen.key.call)
         except WrongStateError as failure:
             _log.info("a job was taken away while it ran", why=str(failure))

@@ -4,10 +4,15 @@ import asyncio
 import contextlib
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from faas.cli import render
+from faas.errors import InvalidConfigError
+
+if TYPE_CHECKING:
+    from faas.chain.surroundings import Expected, Finding
 
 
 @click.group()
@@ -70,3 +75,56 @@ async def _dev(
         render.say(f"  service  {chain.service} of {operators} operators")
         render.say(f"\n  faas operator --chain {path} --key-file {directory}/operator-0.key\n")
         await stop.wait()
+
+
+@command.command()
+@click.option("--chain", type=click.Path(path_type=Path), help="chain.json of a development chain.")
+@click.option("--rpc-url", envvar="HTTP_RPC_URL", help="The node, by HTTP.")
+@click.option("--tangle", envvar="TANGLE_CONTRACT", help="Address of Tangle.")
+@click.option("--manager", envvar="MANAGER_CONTRACT", help="Address of the blueprint's manager.")
+@click.option("--service", envvar="SERVICE_ID", type=int, help="The service.")
+@click.option("--operator", help="Address of the operator.")
+@click.option("--chain-id", type=int, help="Which chain it has to be.")
+def check(
+    *,
+    chain: Path | None,
+    rpc_url: str | None,
+    tangle: str | None,
+    manager: str | None,
+    service: int | None,
+    operator: str | None,
+    chain_id: int | None,
+) -> None:
+    """Look at node, contracts, clock, registration and balance; exit 2 when one is wrong."""
+    from faas.chain.surroundings import Expected, refuse_bad
+
+    if chain is not None:
+        from faas.chain.dev import read_dev_chain
+
+        known = read_dev_chain(chain)
+        rpc_url, tangle = rpc_url or known.http_url, tangle or known.tangle
+        manager = manager or known.manager
+        service = known.service if service is None else service
+        operator = operator or known.operators[0].address
+    if rpc_url is None or tangle is None or manager is None:
+        raise InvalidConfigError(
+            "give --rpc-url, --tangle and --manager, or --chain", hint="faas chain dev"
+        )
+    expected = Expected(chain_id, operator, service)
+    findings = asyncio.run(_look(rpc_url, tangle, manager, expected))
+    rows = [("ok" if each.is_ok else "BAD", each.name, each.detail) for each in findings]
+    render.table(rows, headings=("", "what", "found"))
+    refuse_bad(findings)
+
+
+async def _look(rpc_url: str, tangle: str, manager: str, expected: "Expected") -> "list[Finding]":
+    from faas.chain.contract import Contracts
+    from faas.chain.rpc import Node
+    from faas.chain.surroundings import look
+    from faas.clock import SystemClock
+
+    node = Node(rpc_url)
+    try:
+        return await look(Contracts(node, tangle, manager), expected, SystemClock())
+    finally:
+        await node.aclose()

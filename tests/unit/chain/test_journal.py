@@ -212,3 +212,24 @@ def test_result_accepted_above_a_reorg_counts_as_sent_again(journal):
     journal.confirmed([KEY], block=12)
     journal.rewind(12)
     assert _state(journal) is JobState.CONFIRMED
+
+
+def test_batch_with_a_call_that_a_reorg_took_is_given_up_as_a_whole(journal):
+    below, above = CallKey(0, 1), CallKey(0, 2)
+    journal.see([_call(below, block=10), _call(above, block=12)], head=_block(12))
+    for key in (below, above):
+        journal.started(key)
+        journal.ran(key, b"result")
+    journal.sending([below, above], SIGNED)
+    assert journal.abandoned(SIGNED.nonce) == []
+    assert journal.rewind(11) == [above]
+    assert _state(journal, below) is JobState.RAN
+    assert journal.abandoned(SIGNED.nonce) == [SIGNED]
+    assert journal.abandoned(SIGNED.nonce + 1) == [], "it was mined: nothing can be undone"
+
+
+def test_job_passed_on_above_a_reorg_is_ours_again(journal):
+    journal.see([_call(block=10)], head=_block(12))
+    journal.expired(KEY, "passed on", block=12)
+    journal.rewind(11)
+    assert _state(journal) is JobState.SEEN
