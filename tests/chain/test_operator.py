@@ -15,12 +15,14 @@ from faas.chain.codec import (
     encode_call,
 )
 from faas.chain.contract import Manager
-from faas.chain.dev import deploy, dev_account
+from faas.chain.dev import deploy, dev_account, find_anvil, run_anvil
 
 
 @pytest.fixture
-async def chain(anvil_url):
-    return await deploy(anvil_url, operators=1)
+async def chain(forge_build):
+    """A node of its own: these tests turn its clock back, and operators share an account."""
+    async with run_anvil(find_anvil(), port=0) as url:
+        yield await deploy(url, operators=1)
 
 
 @pytest.fixture
