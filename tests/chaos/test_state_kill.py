@@ -56,7 +56,7 @@ def test_what_was_acknowledged_is_whole_after_any_kill() -> None:
             gateway.start()
             with SyncFaaSClient(gateway.url) as client:
                 for snapshot_id, count in told[-3:]:
-                    found = client.execute("cat /root/n", snapshot_id=snapshot_id)
+                    found = client.execute("cat /workspace/n", snapshot_id=snapshot_id)
                     assert int(found.stdout) == count
                 for one in client.list_snapshots():
                     client.export_snapshot(one["id"])
