@@ -132,12 +132,6 @@ bool handover_open_gate(const struct plan *plan, pid_t pid, int gate) {
     return done;
 }
 
-bool handover_join_cgroup(const char *procs_file, pid_t pid) {
-    char text[16];
-    snprintf(text, sizeof text, "%d", pid);
-    return write_file(procs_file, text);
-}
-
 uint64_t handover_start_time(pid_t pid) {
     char path[64], text[1024];
     snprintf(path, sizeof path, "/proc/%d/stat", pid);

@@ -16,7 +16,6 @@ int handover_open_cgroup2(const char *procs_file);
 bool handover_map_users(const struct plan *plan, pid_t pid);
 /* GATE_MAPPED, with the idmapped lower tree when the plan asks for one. */
 bool handover_open_gate(const struct plan *plan, pid_t pid, int gate);
-bool handover_join_cgroup(const char *procs_file, pid_t pid);
 /* Field 22 of its stat file; 0 when it is gone. */
 uint64_t handover_start_time(pid_t pid);
 bool handover_write_pid(const char *path, pid_t pid, uint64_t started);

@@ -123,9 +123,7 @@ static int cgroup2_of(const struct plan *plan, unsigned *which) {
     return -1;
 }
 
-static pid_t clone_child(const struct plan *plan, struct launch *l, int listener, int gate, bool has_netns,
-                         unsigned *joined) {
-    int cgroup = cgroup2_of(plan, joined);
+static pid_t clone_child(const struct plan *plan, struct launch *l, int listener, int gate, bool has_netns, int cgroup) {
     struct kernel_clone_args args = {
         .flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD,
         .pidfd = (uint64_t)(uintptr_t)&l->pidfd, .exit_signal = SIGCHLD};
@@ -142,15 +140,14 @@ static pid_t clone_child(const struct plan *plan, struct launch *l, int listener
     if (pid == 0) sandbox_main(plan, listener, gate, brings_lo_up);
     int error = errno;
     prctl(PR_SET_DUMPABLE, 0);
-    close_fd(&cgroup);
     errno = error;
     return pid;
 }
 
-static pid_t clone_in_netns(const struct plan *plan, struct launch *l, int listener, int gate, unsigned *joined) {
+static pid_t clone_in_netns(const struct plan *plan, struct launch *l, int listener, int gate, int cgroup) {
     int netns = plan->netns == NETNS_POOLED ? netns_take() : -1;
     bool is_inside = netns >= 0 && setns(netns, CLONE_NEWNET) == 0;
-    pid_t pid = clone_child(plan, l, listener, gate, is_inside, joined);
+    pid_t pid = clone_child(plan, l, listener, gate, is_inside, cgroup);
     int error = errno;
     /* In the wrong one, everything made from now on would be too. */
     if (is_inside && setns(launcher.home_netns, CLONE_NEWNET) < 0) _exit(1);
@@ -159,14 +156,11 @@ static pid_t clone_in_netns(const struct plan *plan, struct launch *l, int liste
     return pid;
 }
 
-static bool hand_over(const struct plan *plan, struct launch *l, unsigned joined, const char **step) {
+static bool hand_over(const struct plan *plan, struct launch *l, const char **step) {
     *step = "map users";
     if (!handover_map_users(plan, l->pid)) return false;
     *step = "open the gate";
     if (!handover_open_gate(plan, l->pid, l->gate)) return false;
-    *step = "join the cgroup";
-    for (unsigned i = 0; i < plan->cgroup_count; i++)
-        if (i != joined && !handover_join_cgroup(plan->cgroups[i], l->pid)) return false;
     *step = "write the pid file";
     l->started = handover_start_time(l->pid);
     if (!l->started || (plan->pidfile && !handover_write_pid(plan->pidfile, l->pid, l->started))) return false;
@@ -193,7 +187,22 @@ static void on_gate(struct launch *l) {
     l->is_used = false;
 }
 
-static void launch(uint32_t id, const struct plan *plan, int listener) {
+/* The child has no right to open them; what it writes counts as ours, who did. */
+static bool open_cgroups(struct plan *plan, unsigned joined) {
+    for (unsigned i = 0; i < plan->cgroup_count; i++) {
+        if (i == joined) continue;
+        plan->cgroup_fds[i] = open(plan->cgroups[i], O_WRONLY | O_CLOEXEC);
+        if (plan->cgroup_fds[i] < 0) return false;
+    }
+    return true;
+}
+
+static void close_cgroups(struct plan *plan, int *cgroup2) {
+    close_fd(cgroup2);
+    for (unsigned i = 0; i < plan->cgroup_count; i++) close_fd(&plan->cgroup_fds[i]);
+}
+
+static void launch(uint32_t id, struct plan *plan, int listener) {
     struct launch *l = free_slot();
     int gates[2];
     if (!l || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, gates) < 0) {
@@ -203,9 +212,19 @@ static void launch(uint32_t id, const struct plan *plan, int listener) {
     *l = (struct launch){.id = id, .pidfd = -1, .gate = gates[0], .has_userns = plan->userns != USERNS_NONE,
                          .give_up_ns = now_ns() + LAUNCH_NS_MAX};
     unsigned joined;
-    l->pid = clone_in_netns(plan, l, listener, gates[1], &joined);
+    int cgroup2 = cgroup2_of(plan, &joined);
+    if (!open_cgroups(plan, joined)) {
+        int error = errno;
+        close(gates[1]);
+        close_cgroups(plan, &cgroup2);
+        let_go(l);
+        answer_failed(id, error, "join the cgroup");
+        return;
+    }
+    l->pid = clone_in_netns(plan, l, listener, gates[1], cgroup2);
     int error = errno;
     close(gates[1]);
+    close_cgroups(plan, &cgroup2);
     if (l->pid < 0) {
         let_go(l);
         answer_failed(id, error, "clone");
@@ -213,7 +232,7 @@ static void launch(uint32_t id, const struct plan *plan, int listener) {
     }
     l->is_used = true;
     const char *step;
-    if (hand_over(plan, l, joined, &step)) return;
+    if (hand_over(plan, l, &step)) return;
     error = errno;
     on_gate(l); /* when the child failed first, it says why better than we can */
     if (!l->is_failed) give_up(l, error, step);

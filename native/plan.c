@@ -97,6 +97,7 @@ static bool read_op(struct plan *plan, uint8_t op, struct reader *r) {
 
 bool plan_read(struct plan *plan, const uint8_t *bytes, uint32_t length, const char **what) {
     *plan = (struct plan){.userns = USERNS_NONE};
+    for (unsigned i = 0; i < CGROUPS_MAX; i++) plan->cgroup_fds[i] = -1;
     *what = "the plan";
     plan->steps = calloc(STEPS_MAX, sizeof *plan->steps);
     if (!plan->steps) return false;

@@ -36,6 +36,7 @@ struct plan {
     uint32_t uid, gid, count;
     enum netns_kind netns;
     char *cgroups[CGROUPS_MAX];
+    int cgroup_fds[CGROUPS_MAX]; /* opened by the launcher for the child to join by; -1: none, or joined by clone */
     unsigned cgroup_count;
     struct { uint32_t resource; uint64_t soft, hard; } rlimits[RLIMITS_MAX];
     unsigned rlimit_count;

@@ -54,6 +54,13 @@ static void go_first(void) {
     close(fd);
 }
 
+/* By itself: a move takes a grace period (10 ms on an idle host), and the launcher would wait for each in turn. */
+static bool join_cgroups(const struct plan *plan) {
+    for (unsigned i = 0; i < plan->cgroup_count; i++)
+        if (plan->cgroup_fds[i] >= 0 && write(plan->cgroup_fds[i], "0", 1) != 1) return false;
+    return true;
+}
+
 static bool let_go_of_the_host(const int *kept, unsigned count) {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (null < 0) return false;
@@ -108,11 +115,13 @@ static bool build(const struct plan *plan, int gate, bool brings_lo_up, const ch
 
 _Noreturn void sandbox_main(const struct plan *plan, int listener, int gate, bool brings_lo_up) {
     const int kept[] = {listener, gate};
-    const char *step = "leave the host";
+    const char *step = "join the cgroup";
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     go_first();
     setsid();
-    if (!let_go_of_the_host(kept, 2) || !build(plan, gate, brings_lo_up, &step)) {
+    bool is_inside = join_cgroups(plan);
+    if (is_inside) step = "leave the host";
+    if (!is_inside || !let_go_of_the_host(kept, 2) || !build(plan, gate, brings_lo_up, &step)) {
         tell(gate, errno ? errno : EIO, step);
         _exit(1);
     }

@@ -148,6 +148,8 @@ def _sweep(parent: Path) -> None:
 
 def _remove_if_empty(path: Path) -> None:
     with contextlib.suppress(OSError):
+        (path / "live").rmdir()
+    with contextlib.suppress(OSError):
         if [entry.name for entry in path.iterdir()] == [_OWNER]:
             (path / _OWNER).unlink()
             path.rmdir()

@@ -20,7 +20,7 @@ from faas.executor.modes import MODES, after
 from faas.executor.parking import Parked, Parking
 from faas.executor.records import OUTPUT_IN_ROW_BYTES_MAX, Outcome, failure_record
 from faas.executor.run import CANCEL_SECONDS_MAX, Workshop, cancelled_result, resume
-from faas.executor.spool import remove, size_of
+from faas.executor.spool import keep, remove, size_of
 from faas.model import ExecutionRecord, ExecutionState, Mode
 from faas.sandbox.guarded import GuardedSandbox
 
@@ -159,7 +159,10 @@ class Driver:
             stdout_bytes = size_of(active.output.stdout)
             stderr_bytes = size_of(active.output.stderr)
             is_spooled = stdout_bytes + stderr_bytes > 0
-        entry = active.entry
+        entry, live = active.entry, active.output
+        if is_spooled:
+            spool_dir = self.shop.settings.spool_dir
+            active.output = await asyncio.to_thread(keep, live, spool_dir, entry.id)
         record = ExecutionRecord(
             id=entry.id,
             tenant=entry.tenant,
@@ -179,8 +182,8 @@ class Driver:
             is_spooled=is_spooled,
             releases_key=result is None and not active.was_started,
         )
-        if not is_spooled and active.was_started:
-            remove(active.output)
+        if active.was_started:
+            remove(live)
         active.record = record
         self._count(active, record)
         self._publish(ExecutionFinished(record=record))

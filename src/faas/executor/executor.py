@@ -314,6 +314,8 @@ class PlatformExecutor:
         """Open the ledger, take up or clear away what a former gateway left, fill the pools."""
         settings = self._settings
         settings.spool_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        live_dir = settings.live_dir.parent.resolve() / settings.live_dir.name
+        live_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         parts = self._parts_or_none = self._assemble(
             Ledger(settings.ledger_path, synchronous=settings.ledger_synchronous)
         )

@@ -185,7 +185,7 @@ class Intake:
             tenant=principal.tenant,
             runtime=runtime,
             root=root,
-            output=output_files(self._settings.spool_dir, entry.id),
+            output=output_files(self._settings.live_dir, entry.id),
             ticket=ticket,
             submitted_ns=self._clock.monotonic_ns(),
             state=entry.state,

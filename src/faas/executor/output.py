@@ -28,6 +28,11 @@ class ExecutionLogs:
         output = output_files(spool_dir, stored.record.id)
         return cls(output, active=None, stored=stored)
 
+    @property
+    def _files(self) -> OutputFiles:
+        """Where it lies now: an end may move it to where it lasts."""
+        return self._output if self._active is None else self._active.output
+
     def progress(self) -> Progress:
         """Say how much there is of each stream, and whether more may come."""
         active = self._active
@@ -69,7 +74,8 @@ class ExecutionLogs:
         if record is not None and record.result is not None:
             whole = record.result.stdout if stream == "stdout" else record.result.stderr
             return whole[offset : offset + length]
-        path = self._output.stdout if stream == "stdout" else self._output.stderr
+        files = self._files
+        path = files.stdout if stream == "stdout" else files.stderr
         return read_range(path, offset, min(length, max(0, size_of(path) - offset)))
 
     def _final(self) -> Progress:
@@ -80,6 +86,6 @@ class ExecutionLogs:
     def _ended(self, active: Active) -> Progress:
         result = active.record.result if active.record is not None else None
         if result is None:
-            output = self._output
+            output = self._files
             return Progress(size_of(output.stdout), size_of(output.stderr), is_ended=True)
         return Progress(len(result.stdout), len(result.stderr), is_ended=True)

@@ -163,7 +163,7 @@ class Recovery:
             root = self._images.resolve(entry.spec.image)
         except FaasError as failure:
             return self._doomed(entry, failure, was_started=False)
-        remove(output_files(self._settings.spool_dir, entry.id))
+        remove(output_files(self._settings.live_dir, entry.id))
         ticket = self._admission.enter_recovered(Tenant(entry.tenant), is_running=False)
         active = self._active(entry, ticket)
         active.runtime, active.root = runtime, root
@@ -180,7 +180,7 @@ class Recovery:
         return Active(
             entry=entry,
             tenant=Tenant(entry.tenant),
-            output=output_files(self._settings.spool_dir, entry.id),
+            output=output_files(self._settings.live_dir, entry.id),
             ticket=ticket,
             submitted_ns=self._clock.monotonic_ns(),
             state=entry.state,
@@ -198,8 +198,8 @@ class Recovery:
         return found
 
     def _remove_spool_strangers(self, actives: list[Active]) -> int:
-        known = self._ledger.spooled() | {active.entry.id for active in actives}
-        return remove_strangers(self._settings.spool_dir, known)
+        live = remove_strangers(self._settings.live_dir, {a.entry.id for a in actives})
+        return live + remove_strangers(self._settings.spool_dir, self._ledger.spooled())
 
 
 def _runs(found: Adopted | None) -> bool:

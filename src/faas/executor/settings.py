@@ -79,5 +79,14 @@ class ExecutorSettings:
 
     @property
     def spool_dir(self) -> Path:
-        """Where output is appended while commands run."""
+        """Where output too large for the ledger is kept."""
         return self.data_dir / "spool"
+
+    @property
+    def live_dir(self) -> Path:
+        """Where output is appended while commands run: in memory, where there is a tmpfs.
+
+        Making and removing two files took 1.6 ms on a busy ext4 and 0.03 ms there; it outlives the
+        gateway, and a command does not outlive the machine either.
+        """
+        return self.data_dir / "run" / "live"

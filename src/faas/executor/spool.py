@@ -1,6 +1,7 @@
 """The spool files of executions: where they are, reading a whole one, taking them away."""
 
 import os
+import shutil
 from pathlib import Path
 
 from faas.errors import DataLossError
@@ -60,6 +61,19 @@ def remove(output: OutputFiles) -> None:
             os.unlink(path)  # noqa: PTH108  on the hot path, half the cost of Path.unlink
         except FileNotFoundError:
             pass
+
+
+def keep(output: OutputFiles, directory: Path, execution_id: ExecutionId) -> OutputFiles:
+    """Copy both files to where they last, each whole or not at all; return where that is."""
+    kept = output_files(directory, execution_id)
+    for source, target in ((output.stdout, kept.stdout), (output.stderr, kept.stderr)):
+        staged = target.with_name(target.name + ".new")
+        try:
+            shutil.copyfile(source, staged)
+        except FileNotFoundError:
+            continue
+        staged.replace(target)
+    return kept
 
 
 def remove_strangers(directory: Path, known: set[ExecutionId]) -> int:
