@@ -1,6 +1,7 @@
 """Memory: the gateway over many executions, and an idle warm sandbox."""
 
 import threading
+import time
 from pathlib import Path
 
 from benchmarks.harness import Client, Gateway, Report, gateway
@@ -24,6 +25,15 @@ def _available_bytes() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError("no MemAvailable")
+
+
+def _wait_for(target: Gateway, count: int) -> None:
+    """Wait until the pool is full."""
+    for _ in range(300):
+        if len(_agents_pss(target.data_dir)) >= count:
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"the pool did not reach {count} sandboxes")
 
 
 def _agents_pss(data_dir: Path) -> list[int]:
@@ -51,9 +61,11 @@ def run(count: int) -> Report:
     report.claim("RSS at 10,000 / RSS at 3,000", value=readings[-1] / readings[1], limit=1.05)
 
     with gateway(pool_size=4) as few:
+        _wait_for(few, 4)
         few_available = _available_bytes()
         base = len(_agents_pss(few.data_dir))
     with gateway(pool_size=104, pool_max=128) as many:
+        _wait_for(many, 104)
         many_available = _available_bytes()
         pss = _agents_pss(many.data_dir)
     extra = len(pss) - base
