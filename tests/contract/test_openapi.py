@@ -48,6 +48,8 @@ def not_a_failure_of_ours(_context: Any, response: Any, _case: Any) -> None:
 def test_the_gateway_does_what_its_document_says(case: Any, gateway_url: str) -> None:
     # JSON Schema calls 7.0 an integer; the gateway wants it written as one.
     assume(not _has_whole_float(case.body))
+    # Nor can it say that bytes are a tar; what is none is refused, and tested by hand.
+    assume(not (isinstance(case.body, dict) and case.body.get("archive_base64")))
     case.call_and_validate(
         base_url=gateway_url,
         excluded_checks=[schemathesis.checks.not_a_server_error],
