@@ -179,11 +179,11 @@ async def test_files_are_there_before_the_command_starts(
     script.write_text('#!/bin/sh\ncat "$@"\n')
     script.chmod(0o755)
     result = await client.execute(
-        ["/work/run.sh", "/work/deep/er/data.bin", "/work/text"],
+        ["/job/run.sh", "/job/deep/er/data.bin", "/job/text"],
         files={
-            "/work/run.sh": script,
-            "/work/deep/er/data.bin": b"\xff\x00",
-            "/work/text": "text",
+            "/job/run.sh": script,
+            "/job/deep/er/data.bin": b"\xff\x00",
+            "/job/text": "text",
         },
     )
     assert result.stdout_bytes == b"\xff\x00text"
