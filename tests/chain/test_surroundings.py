@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from faas.chain.contract import Contracts
-from faas.chain.dev import deploy, dev_account
+from faas.chain.dev import deploy, dev_account, find_anvil, run_anvil
 from faas.chain.rpc import Node
 from faas.chain.surroundings import Expected, look, refuse_bad
 from faas.clock import SystemClock
@@ -13,8 +13,10 @@ from faas.errors import InvalidConfigError
 
 
 @pytest.fixture
-async def chain(anvil_url):
-    return await deploy(anvil_url, operators=1)
+async def chain(forge_build):
+    """A node of its own: tests of the shared one turn its clock forward."""
+    async with run_anvil(find_anvil(), port=0) as url:
+        yield await deploy(url, operators=1)
 
 
 @pytest.fixture

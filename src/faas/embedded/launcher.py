@@ -107,11 +107,13 @@ class Launcher:
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._chores[number] = done
         try:
-            async with asyncio.timeout(_LAUNCH_SECONDS):
-                await self._send(_HEAD.pack(_CHORES, 0, 0, number) + b"".join(chores), [])
-                return await done
-        except TimeoutError:
-            raise SandboxBrokenError("the launcher did not answer in time") from None
+            await self._send(_HEAD.pack(_CHORES, 0, 0, number) + b"".join(chores), [])
+            # What was sent will be done, so a cancelled caller too waits until it is over:
+            # else its undo runs before the very work it is to undo.
+            await _wait_out(done)
+            if done.done():
+                return done.result()
+            raise SandboxBrokenError("the launcher did not answer in time")
         finally:
             self._chores.pop(number, None)
 
@@ -272,6 +274,17 @@ def _spawn(binary: Path, control: socket.socket) -> subprocess.Popen[bytes]:
         cwd="/",
         env={},
     )
+
+
+async def _wait_out(done: "asyncio.Future[int]") -> None:
+    """Wait for an answer, within bounds, and only then be cancelled."""
+    try:
+        await asyncio.wait({done}, timeout=_LAUNCH_SECONDS)
+    except asyncio.CancelledError:
+        await asyncio.wait({done}, timeout=_LAUNCH_SECONDS)
+        if done.done():
+            done.exception()  # nobody else will look at it
+        raise
 
 
 def _reap(process: "subprocess.Popen[bytes]") -> None:
