@@ -27,6 +27,12 @@ _SHAPE = re.compile(r"(exec|sbx|inst|snap|br)-[0-9a-hjkmnp-tv-z]{26}")
 
 def _mint(prefix: str) -> str:
     value = (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80)
+    return derived(prefix, value.to_bytes(16))
+
+
+def derived(prefix: str, digest: bytes) -> str:
+    """Make the one id of a digest of at least 16 bytes: who asks again gets the same."""
+    value = int.from_bytes(digest[:16])
     pairs = [_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)]
     return f"{prefix}-{''.join(pairs)}"
 
