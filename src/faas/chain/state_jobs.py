@@ -22,8 +22,8 @@ async def create_snapshot(executor: Executor, call: JobCall, context: JobContext
     job = cast("CreateSnapshot", call)
     record = await _made(executor, context)
     if record is None:
-        reference = required(job.container, "container")
-        record = await _taken(executor, reference, job, context)
+        wanted = Wanted(_name(job.name), job.description or None)
+        record = await _taken(executor, required(job.container, "container"), wanted, context)
     return _of_snapshot(record)
 
 
@@ -48,15 +48,8 @@ async def create_branch(executor: Executor, call: JobCall, context: JobContext) 
     job = cast("CreateBranch", call)
     record = await _made(executor, context)
     if record is None:
-        parent = await executor.origins.snapshot_of(
-            required(job.parent, "parent"), context.principal
-        )
-        record = await executor.origins.snapshots.branch(
-            parent.id,
-            tenant=context.principal.tenant.id,
-            name=_name(job.name),
-            snapshot_id=context.snapshot_id,
-        )
+        wanted = Wanted(_name(job.name))
+        record = await _taken(executor, required(job.parent, "parent"), wanted, context)
     return _of_snapshot(record)
 
 
@@ -112,16 +105,21 @@ async def _made(executor: Executor, context: JobContext) -> SnapshotRecord | Non
 
 
 async def _taken(
-    executor: Executor, reference: str, job: CreateSnapshot, context: JobContext
+    executor: Executor, reference: str, wanted: Wanted, context: JobContext
 ) -> SnapshotRecord:
-    name, description = _name(job.name), job.description or None
-    store = executor.origins.snapshots
+    principal, store = context.principal, executor.origins.snapshots
     if reference.startswith(("exec-", "sbx-", "snap-")):
-        wanted = Wanted(name, description)
-        found = await executor.origins.snapshot_of(reference, context.principal, wanted)
+        found = await executor.origins.snapshot_of(reference, principal, wanted)
     else:
-        instances, principal = executor.instances, context.principal
-        info = instances.describe(reference, principal, name=name, description=description)
+        instances = executor.instances
+        info = instances.describe(
+            reference,
+            principal,
+            name=wanted.name,
+            description=wanted.description,
+            # So that what was done in instances of one origin can be merged.
+            parent=instances.get(reference, principal).spec.snapshot_id,
+        )
         found = await instances.snapshot(
             reference, principal, info, snapshot_id=context.snapshot_id
         )
@@ -131,9 +129,9 @@ async def _taken(
     # it: the job's is a child of it.
     return await store.branch(
         found.id,
-        tenant=context.principal.tenant.id,
-        name=name,
-        description=description,
+        tenant=principal.tenant.id,
+        name=wanted.name,
+        description=wanted.description,
         snapshot_id=context.snapshot_id,
     )
 
