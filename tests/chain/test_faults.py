@@ -82,7 +82,8 @@ async def test_node_that_lags_is_waited_for_and_no_reorg_is_seen(operator, user,
     await operator.start()
     first = await user.echo("first")
     await _output(user, first)
-    proxy.lag = 2
+    # More than what came after the block of the job: the cursor is at that at least.
+    proxy.lag = 4
     await _until(lambda: "was read" in operator.said())
     second = await user.echo("second")
     proxy.lag = 0
