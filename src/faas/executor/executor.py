@@ -536,7 +536,7 @@ class PlatformExecutor:
         if runtime is None:
             raise UnavailableError(f"the runtime {template.runtime} is gone")
         limits = replace(self._settings.pool_limits, disk_bytes=template.disk_bytes)
-        return await make_sandbox(runtime, root, limits, template.network, self._parts.driver.shop)
+        return await make_sandbox(runtime, root, limits, template, self._parts.driver.shop)
 
     def _keep_default(self) -> None:
         available = self._registry.available()

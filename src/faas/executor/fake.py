@@ -40,6 +40,7 @@ class FakePlatform:
     bus: EventBus = field(default_factory=EventBus)
     events: list[Event] = field(default_factory=list[Event])
     runtime: FakeRuntime = field(init=False)
+    registry: Registry = field(init=False)
     executor: PlatformExecutor = field(init=False)
     snapshots: SnapshotStore = field(init=False)
     report: RecoveryReport = field(default_factory=RecoveryReport)
@@ -53,9 +54,10 @@ class FakePlatform:
             refs=LocalRefStore(kept / "refs"),
             clock=self.clock,
         )
+        self.registry = Registry({"fake": self.runtime}, clock=self.clock, events=self.bus)
         self.executor = PlatformExecutor(
             replace(ExecutorSettings(self.data_dir, pool_size=2), **self.options),
-            registry=Registry({"fake": self.runtime}, clock=self.clock, events=self.bus),
+            registry=self.registry,
             images=AnyImage(),
             events=self.bus,
             snapshots=self.snapshots,

@@ -24,7 +24,8 @@ from faas.executor.spool import output_files
 from faas.executor.warm_pool import WarmPool
 from faas.ids import ExecutionId, TenantId, new_execution_id
 from faas.model import ExecutionSpec, ExecutionState, Mode
-from faas.sandbox.protocols import RootFilesystem, Runtime
+from faas.sandbox.choice import Choice, IsWarm
+from faas.sandbox.protocols import RootFilesystem
 from faas.sandbox.registry import Registry
 from faas.tenancy import Principal
 
@@ -85,8 +86,8 @@ class Intake:
             check_mode(spec)
             if spec.mode is Mode.PERSISTENT:
                 spec = self._settled(spec, principal)
-            runtime = self._registry.pick(spec)
             root = self._images.resolve(spec.image)
+            choice = self._registry.choose(spec, root, is_warm=self._is_warm(spec, root))
             ticket = self._admission.enter(principal.tenant)
         except FaasError as failure:
             self.rejected += 1
@@ -96,7 +97,7 @@ class Intake:
             spec,
             principal,
             ticket=ticket,
-            runtime=runtime,
+            choice=choice,
             root=root,
             idempotency=idempotency,
             is_detached=is_detached or idempotency is not None,
@@ -108,6 +109,9 @@ class Intake:
             ExecutionQueued(execution_id=active.entry.id, tenant=active.entry.tenant)
         )
         return active, True
+
+    def _is_warm(self, spec: ExecutionSpec, root: RootFilesystem) -> IsWarm:
+        return lambda choice: self._pool.has_ready(template_of(choice, root, spec))
 
     def _settled(self, spec: ExecutionSpec, principal: Principal) -> ExecutionSpec:
         """Fill in where a command of mode `persistent` runs."""
@@ -155,7 +159,7 @@ class Intake:
         principal: Principal,
         *,
         ticket: Ticket,
-        runtime: Runtime,
+        choice: Choice,
         root: RootFilesystem,
         idempotency: IdempotencyKey | None,
         is_detached: bool,
@@ -163,7 +167,7 @@ class Intake:
         """Give it a ready sandbox at once where that is possible: one commit less to wait for."""
         sandbox = None
         if ticket.is_granted and spec.mode not in (Mode.PERSISTENT, Mode.CACHED):
-            sandbox = self._pool.take(template_of(runtime, root, spec), root)
+            sandbox = self._pool.take(template_of(choice, root, spec), root)
         now = self._clock.now()
         has_place = sandbox is not None
         entry = Beginning(
@@ -174,7 +178,7 @@ class Intake:
             is_detached=is_detached,
             idempotency_key=idempotency.key if idempotency else None,
             request_digest=idempotency.request_digest if idempotency else None,
-            runtime=runtime.name,
+            runtime=choice.runtime.name,
             sandbox_id=sandbox.id if sandbox else None,
             created_at=now,
             started_at=now if has_place else None,
@@ -183,7 +187,7 @@ class Intake:
         return Active(
             entry=entry,
             tenant=principal.tenant,
-            runtime=runtime,
+            choice=choice,
             root=root,
             output=output_files(self._settings.live_dir, entry.id),
             ticket=ticket,

@@ -159,14 +159,14 @@ class Recovery:
         if not entry.is_detached:
             return self._doomed(entry, UnavailableError(NOT_BEGUN), was_started=False)
         try:
-            runtime = self._registry.pick(entry.spec)
             root = self._images.resolve(entry.spec.image)
+            choice = self._registry.choose(entry.spec, root)
         except FaasError as failure:
             return self._doomed(entry, failure, was_started=False)
         remove(output_files(self._settings.live_dir, entry.id))
         ticket = self._admission.enter_recovered(Tenant(entry.tenant), is_running=False)
         active = self._active(entry, ticket)
-        active.runtime, active.root = runtime, root
+        active.choice, active.root = choice, root
         active.state, active.started_at = ExecutionState.QUEUED, None
         return active
 

@@ -48,6 +48,8 @@ class Template(NamedTuple):
     image_digest: str
     network: NetworkMode
     disk_bytes: int
+    isolation_min: str | None = None
+    """Set where the runtime must take a stronger way than its ordinary one."""
 
 
 MakeSandbox = Callable[[Template, RootFilesystem], Awaitable[GuardedSandbox]]
@@ -122,6 +124,11 @@ class WarmPool:
         if 2 * len(shelf.ready) < shelf.target or taken is None:
             self.refill()
         return taken
+
+    def has_ready(self, template: Template) -> bool:
+        """Whether `take` would hand one out; asking is no demand."""
+        shelf = self._shelves.get(template)
+        return shelf is not None and any(sandbox.is_alive for sandbox in shelf.ready)
 
     def refill(self) -> None:
         """Make what is missing, a few at a time. Called when an execution has ended."""

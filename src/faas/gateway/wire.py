@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 RuntimeName = Literal["auto", "docker", "embedded", "firecracker", "microvm"]
 ModeName = Literal["branched", "cached", "checkpointed", "ephemeral", "persistent"]
 NetworkName = Literal["egress", "none"]
-IsolationName = Literal["container", "microvm", "none", "userns"]
+IsolationName = Literal["container", "gvisor", "microvm", "none", "userns"]
 StateName = Literal["failed", "finished", "queued", "running"]
 StreamName = Literal["stderr", "stdout"]
 ReasonName = Literal["cancelled", "exited", "out_of_memory", "signalled", "timed_out"]
@@ -223,6 +223,8 @@ class ExecutionView(Struct, frozen=True, kw_only=True):
     cpu_ms: float | None = None
     memory_peak_bytes: int | None = None
     runtime_used: str | None = None
+    runtime_reason: str | None = None
+    """Why it ran there: `asked for`, or how `auto` chose."""
     isolation: str | None = None
     image: str
     image_digest: str | None = None

@@ -10,6 +10,8 @@ class Capability(StrEnum):
     ADOPT = "adopt"
     """Take back sandboxes that outlived a gateway."""
     TTY = "tty"
+    HOST_IMAGE = "host_image"
+    """Run the image `host`: the machine's own programs."""
     EGRESS = "egress"
     PAUSE = "pause"
     FILE_SNAPSHOT = "file_snapshot"

@@ -438,6 +438,7 @@ def _view(execution: _Execution) -> Dict[str, Any]:
         duration_ms=outcome.duration_ms,
         error=f"Process exited with code {code}" if code else None,
         runtime_used="fake",
+        runtime_reason="asked for",
         isolation="none: nothing is run",
         image_digest="fake",
         cache_hit=False,
