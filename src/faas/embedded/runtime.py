@@ -77,6 +77,10 @@ class EmbeddedRuntime:
         users = "userns" if self._is_root else "userns-single"
         return f"namespaces+{users}+seccomp"
 
+    def idle_bytes(self, isolation_min: str | None) -> int:
+        """Return what a hundred of them took of slab, stacks and page tables, by the hundred."""
+        return 512 << 10
+
     async def start(self) -> None:
         if self._ingredients is not None:
             return

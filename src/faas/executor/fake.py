@@ -43,6 +43,7 @@ class FakePlatform:
     registry: Registry = field(init=False)
     executor: PlatformExecutor = field(init=False)
     snapshots: SnapshotStore = field(init=False)
+    images: AnyImage = field(default_factory=AnyImage)
     report: RecoveryReport = field(default_factory=RecoveryReport)
 
     def __post_init__(self) -> None:
@@ -58,7 +59,7 @@ class FakePlatform:
         self.executor = PlatformExecutor(
             replace(ExecutorSettings(self.data_dir, pool_size=2), **self.options),
             registry=self.registry,
-            images=AnyImage(),
+            images=self.images,
             events=self.bus,
             snapshots=self.snapshots,
             clock=self.clock,

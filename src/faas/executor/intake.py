@@ -167,7 +167,7 @@ class Intake:
         """Give it a ready sandbox at once where that is possible: one commit less to wait for."""
         sandbox = None
         if ticket.is_granted and spec.mode not in (Mode.PERSISTENT, Mode.CACHED):
-            sandbox = self._pool.take(template_of(choice, root, spec), root)
+            sandbox = self._pool.take(template_of(choice, root, spec), root, spec.image)
         now = self._clock.now()
         has_place = sandbox is not None
         entry = Beginning(

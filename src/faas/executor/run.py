@@ -25,11 +25,12 @@ from faas.executor.instances import Instances
 from faas.executor.ledger import Ledger
 from faas.executor.origins import Origins
 from faas.executor.places import Places
+from faas.executor.pool_shelf import Template
 from faas.executor.records import Beginning
 from faas.executor.result_cache import ResultCache
 from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import read_both, read_whole
-from faas.executor.warm_pool import Template, WarmPool
+from faas.executor.warm_pool import WarmPool
 from faas.ids import SandboxId, new_sandbox_id
 from faas.lifecycle import SandboxState
 from faas.model import (
@@ -262,7 +263,7 @@ async def _find_sandbox(active: Active, shop: Workshop) -> GuardedSandbox:
     assert choice is not None  # noqa: S101  only what recovery dooms or adopts has none
     template = template_of(choice, root, spec)
     if active.ticket.turn is not None or spec.mode is Mode.CACHED:
-        active.sandbox = shop.pool.take(template, root)
+        active.sandbox = shop.pool.take(template, root, spec.image)
         active.is_from_pool = active.sandbox is not None
     if active.sandbox is None:
         active.sandbox = await make_sandbox(choice.runtime, root, spec.limits, template, shop)

@@ -20,6 +20,15 @@ class Capability(StrEnum):
 
 
 @runtime_checkable
+class Weighed(Protocol):
+    """A runtime that knows what its sandboxes hold of the machine while nothing runs in them."""
+
+    def idle_bytes(self, isolation_min: str | None) -> int:
+        """Return about how much memory one ready sandbox made by that demand holds."""
+        ...
+
+
+@runtime_checkable
 class Pausable(Protocol):
     """A sandbox that can be frozen: nothing in it runs, all of it stays in memory."""
 

@@ -23,9 +23,10 @@ from faas.errors import (
     RuntimeUnavailableError,
     UnsupportedError,
 )
-from faas.events import EventBus, RuntimeProbed
+from faas.events import Event, EventBus, RuntimeProbed, SandboxCreateFailed
 from faas.ids import SandboxId
 from faas.model import ExecutionSpec, NetworkMode, RuntimeChoice
+from faas.sandbox.capabilities import Weighed
 from faas.sandbox.choice import Choice, IsWarm, Speeds, best, missing, way_of
 from faas.sandbox.isolation import ISOLATION_LADDER
 from faas.sandbox.protocols import ProbeReport, RootFilesystem, Runtime
@@ -34,6 +35,9 @@ ENTRY_POINT_GROUP = "faas.runtimes"
 
 PREFERENCE = ("embedded", "microvm", "docker")
 """Fastest first: `auto` is asked for by those who did not choose."""
+
+IDLE_BYTES = 16 << 20
+"""Assumed of a runtime that does not say: as much as a container with its shim."""
 
 PROBE_SECONDS_MAX = 20.0
 """A cold Docker Engine answers within a few seconds; past this it is not usable anyway."""
@@ -88,7 +92,8 @@ class Registry:
         self._answers: dict[_Question, tuple[Choice, ...]] = {}
         """Who can do what, until the next probe: asked for every execution."""
         self._speeds = Speeds()
-        events.listen(self._speeds.on_event)
+        self._suspects: set[str] = set()
+        events.listen(self._on_event)
         self._clock = clock
         self._events = events
 
@@ -109,6 +114,21 @@ class Registry:
             for name, runtime in self._runtimes.items():
                 group.create_task(self._probe_one(name, runtime))
         return self.reports()
+
+    async def revive(self) -> None:
+        """Probe those that do not work, or said lately that they do not; start what was not."""
+        async with asyncio.TaskGroup() as group:
+            for name, runtime in self._runtimes.items():
+                report = self._reports.get(name)
+                works = report is not None and report.is_available
+                if not works or name in self._suspects:
+                    group.create_task(self._start_one(name, runtime))
+        self._suspects.clear()
+
+    def _on_event(self, event: Event) -> None:
+        self._speeds.on_event(event)
+        if isinstance(event, SandboxCreateFailed) and event.code == RuntimeUnavailableError.code:
+            self._suspects.add(event.runtime)
 
     def reports(self) -> dict[str, ProbeReport]:
         """Return what the last probe of each runtime said."""
@@ -215,6 +235,11 @@ class Registry:
             return isolation_min
         reached, demand = way_of(report, isolation_min)
         return demand if reached else isolation_min
+
+    def idle_bytes(self, runtime: str, isolation_min: str | None) -> int:
+        """Return about how much memory a ready sandbox of a runtime holds."""
+        found = self._runtimes.get(runtime)
+        return found.idle_bytes(isolation_min) if isinstance(found, Weighed) else IDLE_BYTES
 
     def ways(self) -> dict[str, list[str]]:
         """Name the ways of isolating each runtime here has, its ordinary one first."""
