@@ -218,6 +218,8 @@ class Gateway(RuleBasedStateMachine):
     def next_gateway(self) -> None:
         for call in (*self.calls, *self.warmings):
             call.cancel()
+        # Their files are written in threads, which take real time.
+        self.do(asyncio.gather(*self.warmings, return_exceptions=True))
         self.calls, self.warmings = [], []
         self.do(asyncio.sleep(0))
         self.used += self.sandboxes_used()
@@ -277,6 +279,12 @@ class Gateway(RuleBasedStateMachine):
         self.host.break_next_starts(0)
         for _ in range(60):
             self.do(self.clock.advance(10))
+        for _ in range(5000):
+            if all(warming.done() for warming in self.warmings):
+                break
+            self.do(asyncio.sleep(0.001))
+            self.do(self.clock.advance(10))
+        self.do(self.clock.advance(10))
         for record, expected in self.loop.run_until_complete(self.look_up()):
             self.check_final(record, expected)
         failed = ExecutionState.FAILED

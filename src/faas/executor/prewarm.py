@@ -18,6 +18,7 @@ from faas.errors import (
     InvalidArgumentError,
     QuotaExceededError,
     ResourceExhaustedError,
+    UnavailableError,
     UnsupportedError,
 )
 from faas.executor.images import ImageResolver
@@ -200,9 +201,24 @@ class Prewarming:
             after[key] = wanted
         records = self._records(after.values())
         if not self._is_frozen:
-            await asyncio.to_thread(save, self._path, records, is_durable=True)
-        self._saved = records
+            await self._write(records)
         self._held = after
+
+    async def _write(self, records: PoolRecords) -> None:
+        """Put it on disk; one who is cancelled waits, or the next could be overtaken."""
+        writing = asyncio.ensure_future(
+            asyncio.to_thread(save, self._path, records, is_durable=True)
+        )
+        try:
+            await asyncio.shield(writing)
+        except OSError as failure:
+            raise UnavailableError(
+                "the pools' file cannot be written", hint="faas doctor"
+            ) from failure
+        finally:
+            await asyncio.wait({writing})
+            if not writing.exception():
+                self._saved = records
 
     async def _let_go(self, key: _Key, failed: Reservation) -> None:
         """Drop a pre-warming that cannot be, unless it was replaced meanwhile."""
