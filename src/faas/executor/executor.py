@@ -535,7 +535,9 @@ class PlatformExecutor:
         runtime = self._registry.get(template.runtime)
         if runtime is None:
             raise UnavailableError(f"the runtime {template.runtime} is gone")
-        limits = replace(self._settings.pool_limits, disk_bytes=template.disk_bytes)
+        limits = self._settings.pool_limits
+        if limits.disk_bytes != template.disk_bytes:
+            limits = replace(limits, disk_bytes=template.disk_bytes)
         return await make_sandbox(runtime, root, limits, template.network, self._parts.driver.shop)
 
     def _keep_default(self) -> None:
