@@ -206,7 +206,7 @@ class Cgroups:
 class Meter:
     """Reads a leaf's counters; the files stay open, because this is on the hot path."""
 
-    __slots__ = ("_cpu", "_is_v1", "_oom", "_peak")
+    __slots__ = ("_cpu", "_held", "_is_v1", "_oom", "_peak")
 
     def __init__(self, leaf: Leaf) -> None:
         where = leaf.directories
@@ -216,6 +216,7 @@ class Meter:
         self._cpu = _open(cpu, "cpuacct.usage" if self._is_v1 else "cpu.stat")
         self._peak = _open(memory, "memory.max_usage_in_bytes" if self._is_v1 else "memory.peak")
         self._oom = _open(memory, "memory.oom_control" if self._is_v1 else "memory.events")
+        self._held = memory and f"{memory}/memory.{'usage_in_bytes' if self._is_v1 else 'current'}"
 
     def cpu_us(self) -> int | None:
         """Processor time used."""
@@ -227,6 +228,11 @@ class Meter:
     def memory_peak_bytes(self) -> int | None:
         """The most memory that was held at once."""
         return _number(self._peak)
+
+    def memory_bytes(self) -> int | None:
+        """Memory held now; asked for too seldom to keep its file open."""
+        text = "".join(_lines(Path(self._held))) if self._held else ""
+        return int(text) if text.isdigit() else None
 
     def oom_kills(self) -> int | None:
         """How often the out-of-memory killer struck."""

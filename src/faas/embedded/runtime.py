@@ -68,7 +68,7 @@ class EmbeddedRuntime:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        able = {Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT}
+        able = {Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT, Capability.PORTS}
         return frozenset(able | ({Capability.PAUSE} if self._freezer.is_available else set()))
 
     @property
