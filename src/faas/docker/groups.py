@@ -40,8 +40,10 @@ class ContainerGroups:
         return _first(self._peak)
 
     def memory_bytes(self) -> int | None:
-        """Memory held now."""
-        return _first(self._held)
+        """Memory held now, without what the kernel can drop at once."""
+        held, word = _first(self._held), "total_inactive_file" if self._is_v1 else "inactive_file"
+        stat = _file(self._memory, "memory.stat")
+        return None if held is None else held - (_keyed(stat, word) or 0)
 
     def oom_kills(self) -> int | None:
         """How often the out-of-memory killer struck."""

@@ -74,7 +74,7 @@ class DockerSandbox(AgentSandbox):
         return self._groups.cpu_us()
 
     def memory_bytes(self) -> int | None:
-        """Memory it holds now, what the kernel could drop included."""
+        """Memory it holds now."""
         return self._groups.memory_bytes()
 
     async def destroy(self, reason: str) -> None:

@@ -78,7 +78,7 @@ class EmbeddedSandbox(AgentSandbox):
         return None if self._is_destroyed else self._meter.cpu_us()
 
     def memory_bytes(self) -> int | None:
-        """Memory it holds now, what the kernel could drop included."""
+        """Memory it holds now."""
         return None if self._is_destroyed else self._meter.memory_bytes()
 
     async def pause(self) -> None:
