@@ -84,7 +84,7 @@ class DockerRuntime:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        return frozenset({Capability.ADOPT, Capability.TTY})
+        return frozenset({Capability.ADOPT, Capability.TTY, Capability.PORTS})
 
     @property
     def isolation(self) -> str:
@@ -227,7 +227,7 @@ class DockerRuntime:
         self, sandbox_id: SandboxId, meta: Meta, channel: AgentChannel, state: Json
     ) -> DockerSandbox:
         engine, _ = self._opened()
-        _, name = self._places(sandbox_id)
+        work_dir, name = self._places(sandbox_id)
 
         async def limit(limits: Limits) -> None:
             await engine.limit(name, resources(limits))
@@ -238,6 +238,7 @@ class DockerRuntime:
             channel=channel,
             groups=ContainerGroups(int(state.get("State", {}).get("Pid", 0))),
             upkeep=Upkeep(limit, partial(self._release, sandbox_id)),
+            open_agent=work_dir.connect,
         )
         self._sandboxes[sandbox_id] = sandbox
         return sandbox

@@ -37,6 +37,7 @@ from faas.errors import (
     RuntimeUnavailableError,
     SandboxBrokenError,
     UnsupportedError,
+    WrongStateError,
 )
 from faas.ids import SandboxId
 from faas.model import Limits, NetworkMode
@@ -72,7 +73,7 @@ class EmbeddedRuntime:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        able = {Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT}
+        able = {Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT, Capability.PORTS}
         return frozenset(able | ({Capability.PAUSE} if self._freezer.is_available else set()))
 
     @property
@@ -168,7 +169,10 @@ class EmbeddedRuntime:
     ) -> EmbeddedSandbox:
         async def limit(limits: Limits) -> None:
             if await self._launcher.do(self._cgroups.limiting(meta.leaf, limits)):
-                await self._off_loop(self._cgroups.limit, meta.leaf, limits)
+                try:
+                    await self._off_loop(self._cgroups.limit, meta.leaf, limits)
+                except OSError as refused:
+                    raise _limit_refused(refused) from refused
 
         async def freeze() -> None:
             if not self._freezer.is_available:
@@ -295,6 +299,12 @@ class EmbeddedRuntime:
             await asyncio.wait({done})
             done.exception()
             raise
+
+
+def _limit_refused(refused: OSError) -> FaasError:
+    if refused.errno == errno.EBUSY:
+        return WrongStateError("more memory is held than the new limit")
+    return RuntimeUnavailableError("a limit could not be set", hint="run `faas doctor`")
 
 
 def _close_all(sockets: list[socket.socket]) -> None:
