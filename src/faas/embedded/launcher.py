@@ -17,6 +17,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from faas.clock import expire_later
 from faas.errors import RuntimeUnavailableError, SandboxBrokenError, TooLargeError
 
 _HEAD = struct.Struct("<BBHI")
@@ -86,12 +87,14 @@ class Launcher:
         answer: asyncio.Future[Launched] = asyncio.get_running_loop().create_future()
         self._pending[number] = answer
         packet = _HEAD.pack(_LAUNCH, 0, 0, number) + plan
+        timer = expire_later(answer, _LAUNCH_SECONDS, asyncio.get_running_loop())
         try:
-            async with asyncio.timeout(_LAUNCH_SECONDS):
-                await self._send(packet, [listener.fileno()])
-                return await answer
+            await self._send(packet, [listener.fileno()])
+            return await answer
         except TimeoutError:
             raise SandboxBrokenError("the launcher did not answer in time") from None
+        finally:
+            timer.cancel()
         # A cancelled launch stays pending: when its answer comes, the sandbox is killed at once.
 
     async def do(self, chores: list[bytes]) -> int:
@@ -108,14 +111,29 @@ class Launcher:
         self._chores[number] = done
         try:
             await self._send(_HEAD.pack(_CHORES, 0, 0, number) + b"".join(chores), [])
-            # What was sent will be done, so a cancelled caller too waits until it is over:
-            # else its undo runs before the very work it is to undo.
-            await _wait_out(done)
-            if done.done():
-                return done.result()
-            raise SandboxBrokenError("the launcher did not answer in time")
+            return await self._done(number, done)
         finally:
             self._chores.pop(number, None)
+
+    async def _done(self, number: int, done: asyncio.Future[int]) -> int:
+        loop = asyncio.get_running_loop()
+        timer = expire_later(done, _LAUNCH_SECONDS, loop)
+        try:
+            return await done
+        except TimeoutError:
+            raise SandboxBrokenError("the launcher did not answer in time") from None
+        except asyncio.CancelledError:
+            # What was sent will be done, so a cancelled caller too waits until it is over: else its
+            # undo would run before the very work it is to undo.
+            if done.cancelled() and self._control is not None:
+                over = self._chores[number] = loop.create_future()
+                late = expire_later(over, _LAUNCH_SECONDS, loop)
+                with contextlib.suppress(TimeoutError, SandboxBrokenError):
+                    await over
+                late.cancel()
+            raise
+        finally:
+            timer.cancel()
 
     async def aclose(self) -> None:
         """Let the process go. Its sandboxes stay. Idempotent."""
@@ -274,17 +292,6 @@ def _spawn(binary: Path, control: socket.socket) -> subprocess.Popen[bytes]:
         cwd="/",
         env={},
     )
-
-
-async def _wait_out(done: "asyncio.Future[int]") -> None:
-    """Wait for an answer, within bounds, and only then be cancelled."""
-    try:
-        await asyncio.wait({done}, timeout=_LAUNCH_SECONDS)
-    except asyncio.CancelledError:
-        await asyncio.wait({done}, timeout=_LAUNCH_SECONDS)
-        if done.done():
-            done.exception()  # nobody else will look at it
-        raise
 
 
 def _reap(process: "subprocess.Popen[bytes]") -> None:
