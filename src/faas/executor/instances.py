@@ -46,7 +46,7 @@ from faas.executor.instance_records import (
 from faas.executor.instance_terms import Terms
 from faas.executor.port_tokens import PortUrls
 from faas.executor.settings import ExecutorSettings
-from faas.ids import InstanceId, SandboxId, new_instance_id, new_sandbox_id
+from faas.ids import InstanceId, SandboxId, SnapshotId, new_instance_id, new_sandbox_id
 from faas.ids import new_snapshot_id as mint_snapshot_id
 from faas.lifecycle import InstanceState, advance
 from faas.model import ExecutionSpec
@@ -222,9 +222,15 @@ class Instances:
             await self._delete(life)
 
     async def snapshot(
-        self, reference: str, principal: Principal, info: SnapshotInfo | None = None
+        self,
+        reference: str,
+        principal: Principal,
+        info: SnapshotInfo | None = None,
+        *,
+        snapshot_id: SnapshotId | None = None,
     ) -> SnapshotRecord:
-        """Keep the files of a running instance, or name those of a stopped one."""
+        """Keep the files of a running instance, or name those of a stopped one, which has its id
+        already."""
         life = self._life(reference, principal.tenant)
         async with life.turn:
             if life.record.state is InstanceState.STOPPED and life.record.snapshot_id is not None:
@@ -232,7 +238,8 @@ class Instances:
             if life.sandbox is None:
                 raise not_running(life.record)
             wanted = info or self._info(life.record)
-            return await self._housing.read(life.sandbox, life.record, wanted, mint_snapshot_id())
+            minted = snapshot_id or mint_snapshot_id()
+            return await self._housing.read(life.sandbox, life.record, wanted, minted)
 
     def find(self, instance_id: InstanceId) -> InstanceRecord | None:
         """Return an instance of whatever tenant."""
