@@ -169,6 +169,7 @@ def limit_ceilings(settings: Settings) -> Limits:
 def _executor_settings(settings: Settings, data_dir: DataDir) -> ExecutorSettings:
     return ExecutorSettings(
         data_dir=data_dir.path,
+        ports_url=settings.exposed_url,
         running_max=settings.running_max,
         queued_max=settings.queued_max,
         default_image=settings.default_image,

@@ -7,7 +7,9 @@ from datetime import datetime
 from faas.clock import Deadline
 from faas.errors import FaasError, UnavailableError
 from faas.executor.admission import Ticket
+from faas.executor.images import ImageWatch
 from faas.executor.records import Beginning
+from faas.images import ImageOrder
 from faas.model import ExecutionRecord, ExecutionState, Mode
 from faas.sandbox.choice import Choice
 from faas.sandbox.guarded import GuardedSandbox
@@ -51,6 +53,9 @@ class Active:
     was_started: bool = False
     """The command may have done something; before that, failing costs nothing."""
     overdue_ns: int | None = None
+    image: ImageOrder | None = None
+    """Set while, and after, its image has to be found or fetched first."""
+    image_watch: ImageWatch | None = None
     stdin_taken: int = 0
     stdin_turn: asyncio.Lock | None = None
     """Made by the first who writes: most executions take no input."""

@@ -21,7 +21,7 @@ from faas.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from faas.executor.images import ImageResolver
+from faas.executor.images import ImageAsk, ImageResolver, at_hand
 from faas.executor.pool_records import (
     RECENT_MAX,
     PoolRecords,
@@ -34,6 +34,7 @@ from faas.executor.pool_shelf import Template
 from faas.executor.run import template_of
 from faas.executor.warm_pool import PoolStats, WarmPool
 from faas.ids import TenantId
+from faas.images import ImageProvider
 from faas.model import ExecutionSpec
 from faas.sandbox.protocols import RootFilesystem
 from faas.sandbox.registry import Registry
@@ -108,7 +109,7 @@ class Prewarming:
             ResourceExhaustedError: there is no room for so many.
             FaasError: they cannot be made; nothing is kept.
         """
-        root = self._images.resolve(spec.image)
+        root = await self._image(spec, principal.tenant.id, deadline)
         choice = self._registry.choose(spec, root)
         template = template_of(choice, root, spec)
         expires_at = self._clock.now() + timedelta(seconds=keep_seconds)
@@ -154,6 +155,19 @@ class Prewarming:
     def close(self) -> None:
         """Write down what was used lately, for the next start."""
         self._save_quietly()
+
+    async def _image(
+        self, spec: ExecutionSpec, tenant: TenantId, deadline: Deadline
+    ) -> RootFilesystem:
+        """Find the image, or fetch it within the caller's time."""
+        remaining = deadline.remaining_seconds(self._clock)
+        ask = ImageAsk() if remaining is None else ImageAsk(seconds_max=max(1.0, remaining))
+        root, order = at_hand(self._images, spec, tenant, ask)
+        if root is None:
+            assert isinstance(self._images, ImageProvider)  # noqa: S101  orders come from it
+            assert order is not None  # noqa: S101  the one or the other
+            root = await self._images.provide(order)
+        return root
 
     def _found(self, image: str, template: Template) -> tuple[Template, RootFilesystem] | None:
         """Find the image again; its name may mean another one by now."""

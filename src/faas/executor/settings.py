@@ -61,6 +61,9 @@ class ExecutorSettings:
     instance_idle_seconds: float = 900.0
     """Of an instance made by an execution in mode `persistent`: unused that long it sleeps."""
 
+    ports_url: str = "http://*.localhost:8080"
+    """Where exposed ports of instances are; `*` stands for the name of one."""
+
     @property
     def pools_path(self) -> Path:
         """What the warm pools are to hold again after a restart."""

@@ -63,11 +63,14 @@ def missing(runtime: Runtime, spec: ExecutionSpec, root: RootFilesystem | None) 
         Capability.EGRESS: spec.network is NetworkMode.EGRESS,
         Capability.HOST_IMAGE: root is not None and root.digest == "host",
     }
-    return [
+    lacks = [
         ability.value
         for ability, is_wanted in wanted.items()
         if is_wanted and ability not in runtime.capabilities
     ]
+    if root is not None and root.keeper not in (None, runtime.name):
+        lacks.append(f"image of the runtime {root.keeper}")
+    return lacks
 
 
 def way_of(report: ProbeReport, isolation_min: str | None) -> tuple[bool, str | None]:

@@ -60,6 +60,10 @@ class RootFilesystem:
     working_dir: str = "/"
     user: str | None = None
     entrypoint: tuple[str, ...] = ()
+    keeper: str | None = None
+    """The runtime that keeps it and alone can run it, by `digest`; None: any runtime can."""
+    volumes: tuple[str, ...] = ()
+    """Directories that a kept image says are to be written to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ def installed_runtimes() -> dict[str, OpenRuntime]:
     return found
 
 
-_Question = tuple[RuntimeChoice, NetworkMode, bool, str | None, bool]
+_Question = tuple[RuntimeChoice, NetworkMode, bool, str | None, bool, str | None]
 
 
 def _is_cold(_: Choice) -> bool:
@@ -151,7 +151,11 @@ class Registry:
         return self.choose(spec, root).runtime
 
     def choose(
-        self, spec: ExecutionSpec, root: RootFilesystem | None = None, *, is_warm: IsWarm = _is_cold
+        self,
+        spec: ExecutionSpec,
+        root: RootFilesystem | None = None,
+        *,
+        is_warm: IsWarm | None = None,
     ) -> Choice:
         """Choose the runtime for an execution by the rule of `faas.sandbox.choice`.
 
@@ -160,13 +164,14 @@ class Registry:
             RuntimeUnavailableError: the one asked for does not work on this machine.
         """
         is_host = root is not None and root.digest == "host"
-        question = (spec.runtime, spec.network, spec.tty, spec.isolation_min, is_host)
+        keeper = None if root is None else root.keeper
+        question = (spec.runtime, spec.network, spec.tty, spec.isolation_min, is_host, keeper)
         able = self._answers.get(question)
         if able is None:
             able = self._answers[question] = self._able(spec, root)
         if len(able) == 1:
             return able[0]
-        return best(able, self._reports, self._speeds, is_warm)
+        return best(able, self._reports, self._speeds, is_warm or _is_cold)
 
     def _able(self, spec: ExecutionSpec, root: RootFilesystem | None) -> tuple[Choice, ...]:
         """List who can do it, in the order of preference."""
