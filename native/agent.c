@@ -84,6 +84,7 @@ bool agent_frame(uint32_t slot, const struct frame *frame) {
     case FRAME_ATTACH: return command_attach(slot, frame);
     case FRAME_LIST: return command_list(slot, frame);
     case FRAME_RELEASE: return command_release(slot, frame);
+    case FRAME_CONNECT: return port_connect(slot, frame);
     default: return files_frame(slot, frame);
     }
 }

@@ -62,10 +62,10 @@ async def open_platform(
         data_dir = DataDir.hold(settings.data_dir)
         cleanup.push(data_dir.release)
         events, metrics = EventBus(), Metrics()
-        events.listen(metrics.on_event)
+        metrics.listen(events)
         images = open_images(settings, data_dir.images_dir)
         images.reclaim()
-        events.listen(TreesInUse(images).on_event)
+        TreesInUse(images).listen(events)
         registry = open_registry(settings, data_dir, clock=clock, events=events)
         snapshots = open_snapshots(settings, data_dir.path / "snapshots", clock=clock)
         cleanup.push(snapshots.aclose)
@@ -169,6 +169,7 @@ def limit_ceilings(settings: Settings) -> Limits:
 def _executor_settings(settings: Settings, data_dir: DataDir) -> ExecutorSettings:
     return ExecutorSettings(
         data_dir=data_dir.path,
+        ports_url=settings.exposed_url,
         running_max=settings.running_max,
         queued_max=settings.queued_max,
         default_image=settings.default_image,

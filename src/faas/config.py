@@ -78,6 +78,11 @@ class Settings:
     host: str = _setting("127.0.0.1", "Address to listen on; beyond loopback needs api_keys.")
     port: int = _setting(8080, "Port to listen on; 0 takes a free one.", at_least=0, at_most=65535)
     base_url: str = _setting("", "Address clients use, put into links; empty is http://host:port.")
+    ports_url: str = _setting(
+        "",
+        "Where exposed ports of instances are, as https://*.sandboxes.example.com; the star is a"
+        " port's name. Empty is http://*.localhost:port, for browsers on this machine.",
+    )
     data_dir: Path = _setting(  # noqa: RUF009  it only describes the field
         _default_data_dir, "Where the ledger, outputs and images live; one gateway a directory."
     )
@@ -224,6 +229,11 @@ class Settings:
     def docker_address(self) -> str:
         """The Docker Engine's address; empty when only its usual socket is left to try."""
         return self.docker_host or os.environ.get("DOCKER_HOST", "")
+
+    @property
+    def exposed_url(self) -> str:
+        """Where exposed ports are."""
+        return self.ports_url or f"http://*.localhost:{self.port}"
 
     @property
     def public_url(self) -> str:

@@ -31,6 +31,28 @@ class RuntimeChoice(StrEnum):
     MICROVM = "microvm"
 
 
+class PullPolicy(StrEnum):
+    """When an image is fetched from its registry."""
+
+    MISSING = "missing"
+    """When it is not here."""
+    ALWAYS = "always"
+    """Every time, so that a moved tag is noticed."""
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class PullStep:
+    """How far the fetching of an image has come."""
+
+    status: str
+    """In the words of whoever fetches: `Downloading`, `Extracting`, `Pull complete`."""
+    layer: str | None = None
+    """The start of the layer's digest; None is said of the whole image."""
+    current_bytes: int | None = None
+    total_bytes: int | None = None
+
+
 class NetworkMode(StrEnum):
     """What a sandbox may reach."""
 
@@ -112,6 +134,7 @@ class ExecutionSpec:
     branch_from: str | None = None
     instance_id: str | None = None
     """Of mode `persistent`: the instance it runs in, by id or by name."""
+    pull_policy: PullPolicy = PullPolicy.MISSING
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class SeenCall:
     inputs_hash: bytes
     deadline: int
     block: Block
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     inputs BLOB NOT NULL, inputs_hash BLOB NOT NULL, deadline INTEGER NOT NULL,
     block_number INTEGER NOT NULL, block_hash BLOB NOT NULL,
     state TEXT NOT NULL, result BLOB, transaction_hash BLOB, reason TEXT, settled INTEGER,
+    caller TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (service, call)
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, deadline);
@@ -110,7 +112,7 @@ CREATE INDEX IF NOT EXISTS transactions_by_nonce ON transactions (nonce);
 """
 _COLUMNS: Final = (
     "service, call, job, inputs, inputs_hash, deadline, block_number, block_hash,"
-    " state, result, transaction_hash, reason"
+    " state, result, transaction_hash, reason, caller"
 )
 
 
@@ -122,6 +124,7 @@ class Journal:
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
         self._database.executescript(_SCHEMA)
+        self._complete()
         self._bind(chain_id, manager.lower())
 
     def close(self) -> None:
@@ -276,6 +279,12 @@ class Journal:
         rows = self._database.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall()
         return {JobState(state): count for state, count in rows}
 
+    def _complete(self) -> None:
+        """Add what a journal of an older version lacks."""
+        known = {row[1] for row in self._database.execute("PRAGMA table_info(jobs)")}
+        if "caller" not in known:
+            self._database.execute("ALTER TABLE jobs ADD COLUMN caller TEXT NOT NULL DEFAULT ''")
+
     def _bind(self, chain_id: int, manager: str) -> None:
         row = self._database.execute("SELECT chain, manager FROM meta").fetchone()
         if row is None:
@@ -291,16 +300,20 @@ class Journal:
         known = self.get(call.key)
         if known and (known.state is not JobState.DROPPED):
             return
-        is_same = known is not None and known.seen.inputs_hash == call.inputs_hash
+        # Another caller's call with the same inputs may see other resources: it is another job.
+        is_same = known is not None and (
+            (known.seen.inputs_hash, known.seen.caller) == (call.inputs_hash, call.caller)
+        )
         result = known.result if known and is_same else None
         # A transaction that was sent may be mined yet: a second one would be a second answer.
         sent = known.transaction_hash if known and result is not None else None
         state = JobState.SEEN if result is None else JobState.SENT if sent else JobState.RAN
         self._database.execute(
-            f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL)",  # noqa: S608  our own constant
+            f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL,?)",  # noqa: S608  our own constant
             (
                 *(call.key.service, call.key.call, call.job, call.inputs, call.inputs_hash),
                 *(call.deadline, call.block.number, call.block.hash, state, result, sent),
+                call.caller,
             ),
         )
 
@@ -341,11 +354,11 @@ class Journal:
 
 
 _Row = tuple[
-    int, int, int, bytes, bytes, int, int, bytes, str, bytes | None, bytes | None, str | None
+    int, int, int, bytes, bytes, int, int, bytes, str, bytes | None, bytes | None, str | None, str
 ]
 
 
 def _entry(row: _Row) -> JournalEntry:
     block = Block(row[6], row[7])
-    seen = SeenCall(CallKey(row[0], row[1]), row[2], row[3], row[4], row[5], block)
+    seen = SeenCall(CallKey(row[0], row[1]), row[2], row[3], row[4], row[5], block, row[12])
     return JournalEntry(seen, JobState(row[8]), row[9], row[10], row[11])

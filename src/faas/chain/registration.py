@@ -37,7 +37,7 @@ async def register(
     priority = await node.priority_fee()
     fees = Fees(2 * (await node.head()).base_fee + priority, priority)
     nonce = await node.transaction_count(wallet.address)
-    signed = wallet.sign(Transaction(contracts.tangle, data, gas * 5 // 4, nonce, fees))
+    signed = await wallet.sign(Transaction(contracts.tangle, data, gas * 5 // 4, nonce, fees))
     await node.send_raw(signed.raw)
     for _ in range(_POLLS_MAX):
         if receipt := await node.receipt(signed.hash):

@@ -101,7 +101,7 @@ class Sender:
         """
         async with self._nonces_held:
             gas, fees = await self._gas(to, data), await self._fees(head)
-            signed = self._sign(to, data, gas, fees, await self._next_nonce())
+            signed = await self._sign(to, data, gas, fees, await self._next_nonce())
             self._chores[signed.nonce] = signed
             await self._push(signed, head)
 
@@ -194,7 +194,7 @@ class Sender:
         fees = Fees(
             max(raised.max_fee, wanted.max_fee), max(raised.priority_fee, wanted.priority_fee)
         )
-        dearer = self._sign(old.to, old.data, old.gas, fees, old.nonce)
+        dearer = await self._sign(old.to, old.data, old.gas, fees, old.nonce)
         self._journal.sending([entry.seen.key for entry in entries], dearer)
         self.counts.bumped += 1
         await self._push(dearer, head)
@@ -211,7 +211,7 @@ class Sender:
             old = self._wallet.read(signed).fees
             cap = self._settings.max_fee_cap
             fees = old.raised(self._settings.bump_percent, to_at_most=cap)
-            self._chores[nonce] = empty = self._sign(
+            self._chores[nonce] = empty = await self._sign(
                 self._chain.operator, b"", _TRANSFER_GAS, fees, nonce
             )
             self.counts.cancelled += 1
@@ -224,7 +224,7 @@ class Sender:
         if ours and pending < max(ours) and pending not in ours:
             _log.warning("a gap in the nonces is filled", nonce=pending)
             self.counts.gaps_filled += 1
-            signed = self._sign(
+            signed = await self._sign(
                 self._chain.operator, b"", _TRANSFER_GAS, await self._fees(head), pending
             )
             self._chores[pending] = signed
@@ -276,7 +276,7 @@ class Sender:
             for entry in batch:
                 await self._send([entry], head)
             return
-        signed = self._sign(
+        signed = await self._sign(
             self._chain.tangle, data, gas, await self._fees(head), await self._next_nonce()
         )
         self._journal.sending([entry.seen.key for entry in batch], signed)
@@ -305,8 +305,10 @@ class Sender:
                 "the node did not take a transaction", nonce=signed.nonce, why=str(failure)
             )
 
-    def _sign(self, to: str, data: bytes, gas: int, fees: Fees, nonce: int) -> SignedTransaction:
-        return self._wallet.sign(Transaction(to, data, gas, nonce, fees))
+    async def _sign(
+        self, to: str, data: bytes, gas: int, fees: Fees, nonce: int
+    ) -> SignedTransaction:
+        return await self._wallet.sign(Transaction(to, data, gas, nonce, fees))
 
     async def _next_nonce(self) -> int:
         nonces = await self._chain.nonces()

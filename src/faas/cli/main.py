@@ -22,6 +22,7 @@ COMMANDS = {
     "doctor": "Try each runtime for real; say what is missing and how to get it.",
     "config": "Show every setting and where its value came from.",
     "operator": "Run the jobs of a Tangle service and hand in their results.",
+    "receipt": "Check what operators signed for with their results.",
     "chain": "Run a development chain; check a real one.",
     "bench": "Measure this machine: echo from the pool, on demand, and the floor.",
 }

@@ -21,6 +21,7 @@ from faas.errors import ConflictError, InvalidConfigError
 
 if TYPE_CHECKING:
     from faas.assembly import Platform
+    from faas.chain.carriage import SharedStore
     from faas.chain.contract import Contracts
     from faas.chain.daemon import Operator
     from faas.chain.rpc import Node
@@ -45,6 +46,8 @@ class _Options:
     result_confirmations: int
     max_fee_gwei: float
     metrics_port: int | None
+    job_store: str | None
+    stateful_confirmations: int
 
 
 @click.command()
@@ -64,9 +67,19 @@ class _Options:
 @click.option("--first-block", default=0, help="Block of the manager's deployment.")
 @click.option("--confirmations", default=1, show_default=True, help="Blocks before a job runs.")
 @click.option(
+    "--stateful-confirmations",
+    type=int,
+    help="The same for jobs that keep state; without it as --confirmations.",
+)
+@click.option(
     "--result-confirmations", default=1, show_default=True, help="Blocks before a result is final."
 )
 @click.option("--max-fee-gwei", default=200.0, show_default=True, help="Never offer more a gas.")
+@click.option(
+    "--job-store",
+    envvar="FAAS_JOB_STORE_URL",
+    help="Object store of large payloads and outputs: s3://bucket/prefix, file:///folder.",
+)
 @click.option("--metrics-port", type=int, help="Serve Prometheus metrics on loopback.")
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="DATA_DIR", help="As serve.")
 @click.option("--set", "others", multiple=True, metavar="NAME=VALUE", help="Any other setting.")
@@ -88,6 +101,8 @@ def command(
     result_confirmations: int,
     max_fee_gwei: float,
     metrics_port: int | None,
+    job_store: str | None,
+    stateful_confirmations: int | None,
 ) -> None:
     """Run jobs of a Tangle service and hand in their results."""
     import uvloop
@@ -120,6 +135,8 @@ def command(
         result_confirmations=result_confirmations,
         max_fee_gwei=max_fee_gwei,
         metrics_port=metrics_port,
+        job_store=job_store,
+        stateful_confirmations=stateful_confirmations or confirmations,
     )
     configuration = load({"data_dir": data_dir} | pairs(others))
     settings = configuration.settings
@@ -200,11 +217,13 @@ async def _assemble(
     wallet: "LocalWallet | None",
     stack: contextlib.AsyncExitStack,
 ) -> "tuple[Operator, Sender | None]":
-    from faas.assembly import default_limits
+    from faas.assembly import default_limits, limit_ceilings
+    from faas.chain.carriage import Carriage
     from faas.chain.contract import Manager
     from faas.chain.daemon import DaemonSettings, Operator
     from faas.chain.feed import Feed
-    from faas.chain.handlers import JobRunner, JobSettings
+    from faas.chain.handlers import JobRunner
+    from faas.chain.job_context import JobSettings
     from faas.chain.journal import Journal
     from faas.chain.sender import Sender, SendSettings
     from faas.chain.tangle_chain import TangleChain
@@ -220,15 +239,25 @@ async def _assemble(
     chain = TangleChain(contracts, address, first_block=options.first_block)
     found = await contracts.ask_manager(Manager.OPERATORS, address)
     capacity, is_draining = found[1], found[6]
+    clock = SystemClock()
     jobs = JobSettings(
         chain_id=chain_id,
+        manager=options.manager,
         default_image=settings.default_image,
         limits=default_limits(settings),
+        ceilings=limit_ceilings(settings),
         timeout_ms_max=settings.timeout_ms_max,
         tenant_running_max=settings.tenant_running_max,
     )
-    work = WorkSettings(running_max=min(capacity, 256), confirmations=options.confirmations)
-    worker = Worker(chain, journal, JobRunner(platform.executor, jobs), work)
+    store = _shared_store(options.job_store)
+    carriage = Carriage(chain_id, options.manager, store, wallet)
+    runner = JobRunner(platform.executor, jobs, carriage=carriage, clock=clock, notary=wallet)
+    work = WorkSettings(
+        running_max=min(capacity, 256),
+        confirmations=options.confirmations,
+        confirmations_stateful=options.stateful_confirmations,
+    )
+    worker = Worker(chain, journal, runner, work)
     feed = Feed(chain, journal, first_block=options.first_block, on_dropped=worker.drop)
     sender = None
     if wallet:
@@ -241,8 +270,16 @@ async def _assemble(
             data = Manager.SET_CAPACITY.encode(capacity, False)  # noqa: FBT003  ABI
             await sender.do(options.manager, data, await chain.head())
     daemon = DaemonSettings(options.manager, capacity, drain_seconds=settings.drain_seconds)
-    operator = Operator(journal, feed, worker, sender, settings=daemon, clock=SystemClock())
+    operator = Operator(journal, feed, worker, sender, settings=daemon, clock=clock)
     return operator, sender
+
+
+def _shared_store(url: str | None) -> "SharedStore | None":
+    from faas.blobs import open_shared
+    from faas.chain.carriage import SharedStore
+    from faas.config import aws_variables
+
+    return SharedStore(*open_shared(url, aws=aws_variables())) if url else None
 
 
 @contextlib.asynccontextmanager

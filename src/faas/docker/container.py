@@ -79,6 +79,7 @@ def container_config(
         "Mounts": [
             _bind(settings.binary, AGENT, is_read_only=True),
             _bind(sockets, _SOCKETS, is_read_only=False),
+            *(_volume(path, size) for path in spec.root.volumes if path not in _WRITABLE),
         ],
         "IpcMode": "private",
         "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
@@ -91,12 +92,23 @@ def container_config(
         "Image": image,
         "Entrypoint": [AGENT, "agent", "--listen", f"{_SOCKETS}/agent.sock"],
         "Cmd": [],
+        # An image's own check would run commands of its choice beside ours, again and again.
+        "Healthcheck": {"Test": ["NONE"]},
         "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
         "User": "0:0",
         "WorkingDir": "/",
         "Hostname": spec.hostname,
         "Labels": {LABEL_DATA: settings.tag, LABEL_SANDBOX: spec.id},
         "HostConfig": host_config,
+    }
+
+
+def _volume(path: str, size: int) -> dict[str, Any]:
+    """What an image declares a volume is memory like the rest: on disk it would have no bound."""
+    return {
+        "Type": "tmpfs",
+        "Target": path,
+        "TmpfsOptions": {"SizeBytes": size, "Mode": 0o1777},
     }
 
 

@@ -59,6 +59,16 @@ class Engine:
                 hint="apt-get install docker.io, or set DOCKER_HOST",
             ) from failure
 
+    @property
+    def client(self) -> aiodocker.Docker:
+        """The client below, for calls that live in a file of their own."""
+        return self._docker
+
+    def url(self, path: str) -> str:
+        """Return the whole address of a path of the API."""
+        base = self._docker.docker_host.replace("unix://", "http://").replace("tcp://", "http://")
+        return f"{base}/{self._docker.api_version}/{path}"
+
     async def aclose(self) -> None:
         """Close the connection."""
         await self._docker.close()
@@ -95,16 +105,12 @@ class Engine:
 
     async def limit(self, name: str, resources: Json) -> None:
         """Change the limits of a container."""
-        async with _translated("update"):
-            base = self._docker.docker_host.replace("unix://", "http://").replace(
-                "tcp://", "http://"
-            )
-            url = f"{base}/{_API}/containers/{name}/update"
-            async with self._docker.session.post(url, json=resources) as answer:
-                if answer.status >= 400:  # noqa: PLR2004
-                    body = cast("Json", await answer.json())
-                    message = str(body.get("message"))
-                    raise aiodocker.exceptions.DockerError(answer.status, message)
+        url = self.url(f"containers/{name}/update")
+        async with (
+            _translated("update"),
+            self._docker.session.post(url, json=resources) as answer,
+        ):
+            await check_answer(answer)
 
     async def remove(self, name: str) -> bool:
         """Kill and remove a container with its volumes; False when it was gone already."""
@@ -150,6 +156,17 @@ class Engine:
         async with asyncio.timeout(_SECONDS_MAX):
             while await self.inspect(name) is not None:  # noqa: ASYNC110  the Engine has no signal for it
                 await asyncio.sleep(0.05)
+
+
+async def check_answer(answer: aiohttp.ClientResponse) -> None:
+    """Raise what the Engine refused, as its client would."""
+    if answer.status < 400:  # noqa: PLR2004
+        return
+    try:
+        message = str(cast("Json", await answer.json()).get("message"))
+    except (ValueError, aiohttp.ClientError):
+        message = "no reason given"
+    raise aiodocker.exceptions.DockerError(answer.status, message)
 
 
 async def _to_its_end(call: Coroutine[object, object, object]) -> None:
@@ -198,3 +215,7 @@ def _unavailable(what: str) -> RuntimeUnavailableError:
         f"the Docker Engine does not answer ({what})",
         hint="systemctl start docker, or check FAAS_DOCKER_HOST",
     )
+
+
+translated = _translated
+"""For the calls about images (`image_calls`): the Engine's refusals as our errors."""

@@ -28,10 +28,12 @@ from faas.docker.container import (
     container_name,
     resources,
 )
+from faas.docker.credentials import DockerLogins
 from faas.docker.engine_images import EngineImages
 from faas.docker.groups import ContainerGroups
 from faas.docker.sandbox import DockerSandbox, Upkeep
 from faas.docker.settings import DockerSettings
+from faas.docker.shelf import EngineShelf
 from faas.docker.work_dir import Meta, WorkDir
 from faas.errors import (
     AlreadyExistsError,
@@ -75,6 +77,7 @@ class DockerRuntime:
         self._sandboxes: dict[SandboxId, DockerSandbox] = {}
         self._engine: Engine | None = None
         self._images: EngineImages | None = None
+        self._shelf: EngineShelf | None = None
         self._oci_runtime: str | None = None
         self._isolation = "docker"
 
@@ -84,12 +87,19 @@ class DockerRuntime:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        return frozenset({Capability.ADOPT, Capability.TTY})
+        return frozenset({Capability.ADOPT, Capability.TTY, Capability.PORTS})
 
     @property
     def isolation(self) -> str:
         """What stands between a command and this host."""
         return self._isolation
+
+    @property
+    def shelf(self) -> EngineShelf:
+        """The Engine's own images."""
+        if self._shelf is None:
+            raise RuntimeUnavailableError("the docker runtime was not started")
+        return self._shelf
 
     async def start(self) -> None:
         if self._engine is not None:
@@ -110,6 +120,7 @@ class DockerRuntime:
             scratch=self._settings.work_dir,
             architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
         )
+        self._shelf = open_shelf(engine, self._settings)
         self._engine = engine
 
     def _settle(self, facts: "EngineFacts") -> None:
@@ -227,7 +238,7 @@ class DockerRuntime:
         self, sandbox_id: SandboxId, meta: Meta, channel: AgentChannel, state: Json
     ) -> DockerSandbox:
         engine, _ = self._opened()
-        _, name = self._places(sandbox_id)
+        work_dir, name = self._places(sandbox_id)
 
         async def limit(limits: Limits) -> None:
             await engine.limit(name, resources(limits))
@@ -238,6 +249,7 @@ class DockerRuntime:
             channel=channel,
             groups=ContainerGroups(int(state.get("State", {}).get("Pid", 0))),
             upkeep=Upkeep(limit, partial(self._release, sandbox_id)),
+            open_agent=work_dir.connect,
         )
         self._sandboxes[sandbox_id] = sandbox
         return sandbox
@@ -292,7 +304,7 @@ class DockerRuntime:
         async with Cleanup() as cleanup:
             cleanup.push(self._engine.aclose)
             cleanup.push(partial(self._empty, leave_running))
-        self._engine = self._images = None
+        self._engine = self._images = self._shelf = None
 
     async def _empty(self, leave_running: AbstractSet[SandboxId]) -> None:
         sandboxes = list(self._sandboxes.values())
@@ -334,6 +346,14 @@ def _connect(host: str | None) -> "Engine":
             hint="pip install 'faas-platform[docker]'",
         ) from failure
     return Engine.connect(host)
+
+
+def open_shelf(engine: "Engine", settings: DockerSettings) -> EngineShelf:
+    """Open the images of an Engine."""
+    from faas.docker.image_calls import ImageCalls  # noqa: PLC0415  as `_connect`
+
+    logins = DockerLogins(settings.logins or Path("/nonexistent"))
+    return EngineShelf(ImageCalls(engine), keeper="docker", logins=logins)
 
 
 def _is_ours(state: Json, tag: str) -> bool:

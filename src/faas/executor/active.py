@@ -7,7 +7,9 @@ from datetime import datetime
 from faas.clock import Deadline
 from faas.errors import FaasError, UnavailableError
 from faas.executor.admission import Ticket
+from faas.executor.images import ImageWatch
 from faas.executor.records import Beginning
+from faas.images import ImageOrder
 from faas.model import ExecutionRecord, ExecutionState
 from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.protocols import OutputFiles, Process, RootFilesystem, Runtime
@@ -46,8 +48,12 @@ class Active:
     was_started: bool = False
     """The command may have done something; before that, failing costs nothing."""
     overdue_ns: int | None = None
+    image: ImageOrder | None = None
+    """Set while, and after, its image has to be found or fetched first."""
+    image_watch: ImageWatch | None = None
     stdin_taken: int = 0
-    stdin_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    stdin_turn: asyncio.Lock | None = None
+    """Made by the first who writes: most executions take no input."""
     record: ExecutionRecord | None = None
     error: FaasError | None = None
     """Why there is no record: it could not be begun."""

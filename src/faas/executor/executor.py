@@ -25,7 +25,7 @@ from faas.executor.background import Background
 from faas.executor.disposal import Disposal
 from faas.executor.driver import Driver
 from faas.executor.idempotency import IdempotencyKey
-from faas.executor.images import ImageResolver
+from faas.executor.images import ImageAsk, ImageResolver
 from faas.executor.instance_records import InstanceLedger, InstanceRecord
 from faas.executor.instances import Instances
 from faas.executor.intake import Intake
@@ -43,6 +43,7 @@ from faas.executor.spool import output_files, read_whole, remove
 from faas.executor.stdin import feed
 from faas.executor.warm_pool import PoolStats, Template, WarmPool
 from faas.ids import ExecutionId, SandboxId
+from faas.images import ImageProvider
 from faas.model import ExecutionRecord, ExecutionSpec, ExecutionState, Mode, NetworkMode
 from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.protocols import ProbeReport, RootFilesystem
@@ -143,6 +144,7 @@ class PlatformExecutor:
         *,
         idempotency: IdempotencyKey | None = None,
         deadline: Deadline | None = None,
+        ask: ImageAsk | None = None,
     ) -> ExecutionRecord:
         """Run to the end and return the final record.
 
@@ -153,7 +155,7 @@ class PlatformExecutor:
             FaasError: why it could not be run; for a repeated key the stored error again.
         """
         spec = await self._inherit(spec, principal, idempotency)
-        found = self._admit(spec, principal, idempotency, deadline, is_detached=False)
+        found = self._admit(spec, principal, idempotency, deadline, is_detached=False, ask=ask)
         if not isinstance(found, Active):
             return _checked(await self._whole(found))
         try:
@@ -170,10 +172,11 @@ class PlatformExecutor:
         *,
         idempotency: IdempotencyKey | None = None,
         deadline: Deadline | None = None,
+        ask: ImageAsk | None = None,
     ) -> ExecutionRecord:
         """Return as soon as it is queued durably; it runs even if this gateway dies."""
         spec = await self._inherit(spec, principal, idempotency)
-        found = self._admit(spec, principal, idempotency, deadline, is_detached=True)
+        found = self._admit(spec, principal, idempotency, deadline, is_detached=True, ask=ask)
         if not isinstance(found, Active):
             return await self._whole(found)
         await found.begun()
@@ -380,6 +383,8 @@ class PlatformExecutor:
                 self._clock,
                 instances,
                 places,
+                self._images if isinstance(self._images, ImageProvider) else None,
+                self._registry,
                 results,
                 origins,
             ),
@@ -492,6 +497,7 @@ class PlatformExecutor:
         deadline: Deadline | None,
         *,
         is_detached: bool,
+        ask: ImageAsk | None,
     ) -> Active | Stored:
         found, is_new = self._parts.intake.admit(
             spec,
@@ -499,6 +505,7 @@ class PlatformExecutor:
             idempotency=idempotency,
             deadline=deadline,
             is_detached=is_detached,
+            ask=ask,
         )
         if is_new and isinstance(found, Active):
             self._parts.driver.start(found)
@@ -535,7 +542,9 @@ class PlatformExecutor:
         runtime = self._registry.get(template.runtime)
         if runtime is None:
             raise UnavailableError(f"the runtime {template.runtime} is gone")
-        limits = replace(self._settings.pool_limits, disk_bytes=template.disk_bytes)
+        limits = self._settings.pool_limits
+        if limits.disk_bytes != template.disk_bytes:
+            limits = replace(limits, disk_bytes=template.disk_bytes)
         return await make_sandbox(runtime, root, limits, template.network, self._parts.driver.shop)
 
     def _keep_default(self) -> None:

@@ -9,10 +9,10 @@ from dataclasses import replace
 from faas.clock import Clock, Deadline
 from faas.errors import FaasError, IdempotencyConflictError, UnavailableError
 from faas.events import EventBus, ExecutionQueued, ExecutionRejected
-from faas.executor.active import Active
+from faas.executor.active import NO_ROOT, Active
 from faas.executor.admission import Admission, Ticket
 from faas.executor.idempotency import IdempotencyKey
-from faas.executor.images import ImageResolver
+from faas.executor.images import ImageAsk, ImageResolver, ImageWatch
 from faas.executor.instances import Instances
 from faas.executor.ledger import Ledger
 from faas.executor.modes import check_mode
@@ -23,7 +23,8 @@ from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import output_files
 from faas.executor.warm_pool import WarmPool
 from faas.ids import ExecutionId, TenantId, new_execution_id
-from faas.model import ExecutionSpec, ExecutionState, Mode
+from faas.images import ImageOrder, ImageProvider
+from faas.model import ExecutionSpec, ExecutionState, Mode, RuntimeChoice
 from faas.sandbox.protocols import RootFilesystem, Runtime
 from faas.sandbox.registry import Registry
 from faas.tenancy import Principal
@@ -46,7 +47,7 @@ class Intake:
         events: EventBus,
         clock: Clock,
     ) -> None:
-        self._settings = settings
+        self._live_dir = str(settings.live_dir)
         self._ledger = ledger
         self._registry = registry
         self._images = images
@@ -69,6 +70,7 @@ class Intake:
         idempotency: IdempotencyKey | None,
         deadline: Deadline | None,
         is_detached: bool,
+        ask: ImageAsk | None = None,
     ) -> tuple[Active | Stored, bool]:
         """Return the execution of a request, and whether it is a new one that must be driven.
 
@@ -86,7 +88,9 @@ class Intake:
             if spec.mode is Mode.PERSISTENT:
                 spec = self._settled(spec, principal)
             runtime = self._registry.pick(spec)
-            root = self._images.resolve(spec.image)
+            root, order = self._image(spec, runtime, principal.tenant.id, ask or ImageAsk())
+            if root is not None and root.keeper not in (None, runtime.name):
+                runtime = self._registry.pick(kept_by(spec, root))
             ticket = self._admission.enter(principal.tenant)
         except FaasError as failure:
             self.rejected += 1
@@ -98,6 +102,7 @@ class Intake:
             ticket=ticket,
             runtime=runtime,
             root=root,
+            order=order,
             idempotency=idempotency,
             is_detached=is_detached or idempotency is not None,
         )
@@ -108,6 +113,16 @@ class Intake:
             ExecutionQueued(execution_id=active.entry.id, tenant=active.entry.tenant)
         )
         return active, True
+
+    def _image(
+        self, spec: ExecutionSpec, runtime: Runtime, tenant: TenantId, ask: ImageAsk
+    ) -> tuple[RootFilesystem | None, ImageOrder | None]:
+        """Return the image of a request, or the order by which it is found or fetched first."""
+        if not isinstance(self._images, ImageProvider):
+            return self._images.resolve(spec.image), None
+        order = order_of(spec, runtime, tenant, ask)
+        root = self._images.at_hand(order)
+        return root, order if root is None else None
 
     def _settled(self, spec: ExecutionSpec, principal: Principal) -> ExecutionSpec:
         """Fill in where a command of mode `persistent` runs."""
@@ -156,13 +171,18 @@ class Intake:
         *,
         ticket: Ticket,
         runtime: Runtime,
-        root: RootFilesystem,
+        root: RootFilesystem | None,
+        order: ImageOrder | None,
         idempotency: IdempotencyKey | None,
         is_detached: bool,
     ) -> Active:
         """Give it a ready sandbox at once where that is possible: one commit less to wait for."""
         sandbox = None
-        if ticket.is_granted and spec.mode not in (Mode.PERSISTENT, Mode.CACHED):
+        if (
+            root is not None
+            and ticket.is_granted
+            and spec.mode not in (Mode.PERSISTENT, Mode.CACHED)
+        ):
             sandbox = self._pool.take(template_of(runtime, root, spec), root)
         now = self._clock.now()
         has_place = sandbox is not None
@@ -184,8 +204,10 @@ class Intake:
             entry=entry,
             tenant=principal.tenant,
             runtime=runtime,
-            root=root,
-            output=output_files(self._settings.live_dir, entry.id),
+            root=root or NO_ROOT,
+            image=order,
+            image_watch=None if order is None else ImageWatch(),
+            output=output_files(self._live_dir, entry.id),
             ticket=ticket,
             submitted_ns=self._clock.monotonic_ns(),
             state=entry.state,
@@ -193,6 +215,23 @@ class Intake:
             sandbox=sandbox,
             is_from_pool=has_place,
         )
+
+
+def order_of(spec: ExecutionSpec, runtime: Runtime, tenant: TenantId, ask: ImageAsk) -> ImageOrder:
+    """Say what an execution wants of its image. `auto` does not insist on the runtime picked."""
+    return ImageOrder(
+        reference=spec.image,
+        tenant=tenant,
+        policy=spec.pull_policy,
+        runtime="auto" if spec.runtime is RuntimeChoice.AUTO else runtime.name,
+        login=ask.login,
+        seconds_max=ask.seconds_max,
+    )
+
+
+def kept_by(spec: ExecutionSpec, root: RootFilesystem) -> ExecutionSpec:
+    """The same for the runtime that alone can run that image."""
+    return replace(spec, runtime=RuntimeChoice(root.keeper))
 
 
 def _check_digest(digest: str | None, idempotency: IdempotencyKey) -> None:

@@ -30,6 +30,7 @@ from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import read_both, read_whole
 from faas.executor.warm_pool import Template, WarmPool
 from faas.ids import SandboxId, new_sandbox_id
+from faas.images import ImageProvider
 from faas.lifecycle import SandboxState
 from faas.model import (
     ExecutionResult,
@@ -50,6 +51,7 @@ from faas.sandbox.protocols import (
     Runtime,
     SandboxSpec,
 )
+from faas.sandbox.registry import Registry
 from faas.tenancy import Principal
 
 MAIN = "main"
@@ -90,6 +92,9 @@ class Workshop:
     clock: Clock
     instances: Instances
     places: Places
+    images: ImageProvider | None = None
+    """None: images are known beforehand, and none is ever fetched."""
+    registry: Registry | None = None
     results: ResultCache | None = None
     origins: Origins | None = None
 
@@ -237,7 +242,8 @@ async def _find_sandbox(active: Active, shop: Workshop) -> GuardedSandbox:
     """Take one now if it had to wait for its turn, else make one: the pool was asked before."""
     runtime, root, spec = active.runtime, active.root, active.entry.spec
     assert runtime is not None  # noqa: S101  only what recovery dooms or adopts has none
-    if active.ticket.turn is not None or spec.mode is Mode.CACHED:
+    is_first_look = active.ticket.turn is None and active.image is None
+    if not is_first_look or spec.mode is Mode.CACHED:
         active.sandbox = shop.pool.take(template_of(runtime, root, spec), root)
         active.is_from_pool = active.sandbox is not None
     if active.sandbox is None:

@@ -57,6 +57,9 @@ class ExecutorSettings:
     instance_idle_seconds: float = 900.0
     """Of an instance made by an execution in mode `persistent`: unused that long it sleeps."""
 
+    ports_url: str = "http://*.localhost:8080"
+    """Where exposed ports of instances are; `*` stands for the name of one."""
+
     @property
     def scratch_dir(self) -> Path:
         """Where the files of an instance lie for the moment between sandbox and store."""

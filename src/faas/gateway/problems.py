@@ -18,6 +18,7 @@ STATUS: dict[type[errors.FaasError], int] = {
     errors.PermissionDeniedError: 403,
     errors.NotFoundError: 404,
     errors.ConflictError: 409,
+    errors.PortClosedError: 502,
     errors.TooLargeError: 413,
     errors.ResourceExhaustedError: 429,
     errors.UnsupportedError: 501,

@@ -1,5 +1,6 @@
 """Optional abilities of runtimes and sandboxes: a flag to ask for, a small protocol to use."""
 
+import socket
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -27,4 +28,33 @@ class Pausable(Protocol):
 
     async def resume(self) -> None:
         """Let them go on where they were. Harmless when they run."""
+        ...
+
+
+@runtime_checkable
+class PortExposing(Protocol):
+    """A sandbox whose own ports can be reached, though it has no network."""
+
+    async def connect(self, port: int) -> socket.socket:
+        """Return a connected, non-blocking TCP socket to a port of its loopback.
+
+        What is at its other end is hostile; read and write it with MSG_DONTWAIT only, because
+        a copy of the descriptor may make it block.
+
+        Raises:
+            PortClosedError: nobody listens there.
+        """
+        ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A sandbox that knows how much it worked."""
+
+    def cpu_us(self) -> int | None:
+        """Processor time of everything in it since it was made; None where nobody counts."""
+        ...
+
+    def memory_bytes(self) -> int | None:
+        """Memory it holds now; None where nobody counts."""
         ...

@@ -10,6 +10,7 @@ dictionary, runs on any clock, and breaks on order (`FakeHost.fail_next_creates`
 import asyncio
 import io
 import posixpath
+import socket
 import tarfile
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Set as AbstractSet
@@ -20,6 +21,7 @@ from faas.clock import Clock, SystemClock
 from faas.errors import (
     InvalidArgumentError,
     NotFoundError,
+    PortClosedError,
     RuntimeUnavailableError,
     SandboxBrokenError,
     WrongStateError,
@@ -216,6 +218,10 @@ class _Box:
     is_paused: bool = False
     files: dict[str, bytes] = field(default_factory=dict[str, bytes])
     modes: dict[str, int] = field(default_factory=dict[str, int])
+    ports: dict[int, int] = field(default_factory=dict[int, int])
+    """Of its own, and the port of this machine where a test serves it."""
+    cpu_us: int = 0
+    memory_bytes: int = 0
     dirs: set[str] = field(default_factory=lambda: {"/", "/tmp", "/workspace", "/root"})  # noqa: S108  names inside the fake
     processes: dict[str, FakeProcess] = field(default_factory=dict[str, FakeProcess])
 
@@ -414,6 +420,21 @@ class FakeSandbox:
         await self.write_file(target, content, mode=box.modes.pop(source))
         del box.files[source]
 
+    async def connect(self, port: int) -> socket.socket:
+        served = self._alive().ports.get(port)
+        if served is None:
+            raise PortClosedError(f"connect to port {port}: Connection refused")
+        connection = socket.socket()
+        connection.settimeout(0)
+        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", served))
+        return connection
+
+    def cpu_us(self) -> int | None:
+        return self._box.cpu_us
+
+    def memory_bytes(self) -> int | None:
+        return self._box.memory_bytes
+
     async def pause(self) -> None:
         self._alive().is_paused = True
 
@@ -427,7 +448,9 @@ class FakeSandbox:
 class FakeRuntime:
     """Makes sandboxes on a `FakeHost`."""
 
-    capabilities = frozenset({Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT})
+    capabilities = frozenset(
+        {Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT, Capability.PORTS}
+    )
 
     def __init__(self, host: FakeHost | None = None, *, name: str = "fake") -> None:
         self.name = name
@@ -440,7 +463,12 @@ class FakeRuntime:
 
     async def probe(self) -> ProbeReport:
         detail = "runs in memory" if self.is_available else "switched off"
-        return ProbeReport(is_available=self.is_available, detail=detail, isolation="none")
+        return ProbeReport(
+            is_available=self.is_available,
+            detail=detail,
+            isolation="none",
+            limits="fake memory,cpu,pids",
+        )
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
         return await self.host.make(spec)

@@ -149,6 +149,13 @@ class WrongStateError(ConflictError):
     code = "wrong_state"
 
 
+class PortClosedError(ConflictError):
+    """Nothing answers at that port of the sandbox. Start the server in it, then try again."""
+
+    code = "port_closed"
+    retryable = True
+
+
 class IdempotencyConflictError(ConflictError):
     """This idempotency key was used with another request. Use a new key for a new request."""
 
