@@ -154,6 +154,14 @@ class Journal:
         ).fetchone()
         return row[0] if row else None
 
+    def block_at_most(self, number: int) -> Block | None:
+        """Recall the newest block up to that number."""
+        row = self._database.execute(
+            "SELECT number, hash FROM blocks WHERE number <= ? ORDER BY number DESC LIMIT 1",
+            (number,),
+        ).fetchone()
+        return Block(*row) if row else None
+
     def blocks(self) -> list[Block]:
         """List the blocks that are remembered, newest first."""
         rows = self._database.execute("SELECT number, hash FROM blocks ORDER BY number DESC")
@@ -300,6 +308,19 @@ class Journal:
         """How many jobs are in each state."""
         rows = self._database.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall()
         return {JobState(state): count for state, count in rows}
+
+    def open_jobs(self) -> int:
+        """How many jobs have no result yet."""
+        counts = self.counts()
+        return counts.get(JobState.SEEN, 0) + counts.get(JobState.RUNNING, 0)
+
+    def nearest_deadline(self) -> int | None:
+        """The deadline that comes next, of jobs that are not at their end."""
+        open_states = (JobState.SEEN, JobState.RUNNING, JobState.RAN, JobState.SENT)
+        row = self._database.execute(
+            "SELECT min(deadline) FROM jobs WHERE state IN (?, ?, ?, ?)", open_states
+        ).fetchone()
+        return row[0]
 
     def _complete(self) -> None:
         """Add what a journal of an older version lacks."""

@@ -20,10 +20,10 @@ from faas.chain.journal import CallKey, JobState, Journal, JournalEntry, SeenCal
 from faas.chain.ports import Chain
 from faas.chain.rpc import Head, NodeRefusedError
 from faas.errors import (
-    ChainUnavailableError,
     DeadlineExceededError,
     FaasError,
     InvalidArgumentError,
+    UnavailableError,
     WrongStateError,
 )
 
@@ -186,8 +186,9 @@ class Worker:
     async def _guarded(self, entry: JournalEntry, head: Head) -> None:
         try:
             await self.answer(entry, head)
-        except (ChainUnavailableError, NodeRefusedError):
-            _log.warning("a job waits for the node", call=entry.seen.key.call)
+        except (UnavailableError, NodeRefusedError):
+            _log.warning("a job waits for the node or the signer", call=entry.seen.key.call)
+            self._give_back(entry.seen.key)
         except WrongStateError as failure:
             _log.info("a job was taken away while it ran", why=str(failure))
         except Exception:  # noqa: BLE001  one job must not stop the others; it is still in the journal
