@@ -25,6 +25,8 @@ class DockerSettings:
 
     logins: Path | None = None
     """Docker's own `config.json`, where registries' credentials are; None is none."""
+    egress_dns: tuple[str, ...] = ("1.1.1.1", "9.9.9.9")
+    """Name servers of sandboxes with `network: egress`."""
 
     @classmethod
     def from_context(cls, context: RuntimeContext) -> "DockerSettings":

@@ -267,3 +267,35 @@ async def test_a_command_without_a_shell_runs_by_argv(docker: Docker, tmp_path: 
     assert (await process.wait()).stderr_total_bytes > 0
     await sandbox.destroy("tested")
     await asyncio.to_thread(cli, docker, "rmi", f"faas-image:{root.digest[7:]}")
+
+
+async def test_what_a_dead_sandbox_left_on_the_engine_goes_and_nothing_else(
+    docker: Docker, docker_root: RootFilesystem
+) -> None:
+    alive = await docker.runtime.create(SandboxSpec(new_sandbox_id(), docker_root))
+    marks = {
+        "dead": [f"faas.data={docker.tag}", "faas.sandbox=sbx-dead"],
+        "alive": [f"faas.data={docker.tag}", f"faas.sandbox={alive.id}"],
+        "shared": [f"faas.data={docker.tag}"],
+        "theirs": ["faas.data=somebody", "faas.sandbox=sbx-dead"],
+        "strange": [],
+    }
+    made = {
+        (kind, name): await asyncio.to_thread(
+            cli, docker, kind, "create", *(f"--label={mark}" for mark in labels),
+            *(["--internal"] if kind == "network" else []), f"{docker.tag}-{name}",
+        )
+        for kind in ("network", "volume")
+        for name, labels in marks.items()
+    }  # fmt: skip
+    try:
+        await docker.runtime.reclaim(keep=frozenset())
+        for kind in ("network", "volume"):
+            listed = await asyncio.to_thread(cli, docker, kind, "ls", "--format={{.Name}}")
+            ours = {name for name in listed.split() if name.startswith(docker.tag)}
+            assert ours == {f"{docker.tag}-{name}" for name in marks if name != "dead"}
+    finally:
+        for (kind, name), _ in made.items():
+            if name != "dead":
+                await asyncio.to_thread(cli, docker, kind, "rm", f"{docker.tag}-{name}")
+        await alive.destroy("tested")
