@@ -44,9 +44,10 @@ def docker_root(tmp_path_factory):
 class Docker:
     """A runtime and the paths it was given."""
 
-    def __init__(self, data_dir: Path, engine: str) -> None:
+    def __init__(self, data_dir: Path, engine: str, **settings: object) -> None:
         self.data_dir = data_dir
         self.engine = engine
+        self._settings = settings
         self.tag = secrets.token_hex(4)
         self.runtime = self.new_runtime()
 
@@ -62,6 +63,7 @@ class Docker:
                 tag=self.tag,
                 binary=packaged_binary(),
                 host=self.engine,
+                **self._settings,
             )
         )
 

@@ -97,6 +97,9 @@ def container_config(
             for path, mode in _WRITABLE.items()
         },
     }
+    host_config["Mounts"] += [
+        _volume(path, size) for path in spec.root.volumes if path not in _WRITABLE
+    ]
     config = _body(settings, image, (LABEL_SANDBOX, str(spec.id)), host_config)
     config["Entrypoint"] = [AGENT, "agent", "--listen", f"{_SOCKETS}/agent.sock"]
     if pause is None:
@@ -141,7 +144,6 @@ def _hardened(settings: DockerSettings, sockets: Path, oci_runtime: str | None) 
         "Mounts": [
             _bind(settings.binary, AGENT, is_read_only=True),
             _bind(sockets, _SOCKETS, is_read_only=False),
-            *(_volume(path, size) for path in spec.root.volumes if path not in _WRITABLE),
         ],
         "IpcMode": "private",
         "CgroupnsMode": "private",

@@ -18,12 +18,18 @@ import secrets
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from faas.cleanup import Cleanup
 from faas.docker.container import container_name, pause_config
 from faas.docker.work_dir import Meta, WorkDir
-from faas.errors import FaasError, NotFoundError, SandboxBrokenError
+from faas.errors import (
+    FaasError,
+    NotFoundError,
+    RuntimeUnavailableError,
+    SandboxBrokenError,
+)
 
 if TYPE_CHECKING:
     from faas.docker.engine import Engine
@@ -117,6 +123,8 @@ class Pauses:
         self._oci_runtime = oci_runtime
         self._idle: list[Pause] = []
         self._names: set[str] = set()
+        self._ending: set[asyncio.Future[None]] = set()
+        self._is_closed = False
         self._turns = asyncio.Semaphore(COUNT)
 
     @property
@@ -132,6 +140,8 @@ class Pauses:
         what the Engine is still about to start.
         """
         async with self._turns:
+            if self._is_closed:
+                raise RuntimeUnavailableError("the docker runtime stops")
             pause = await self._take()
             try:
                 yield pause
@@ -142,11 +152,17 @@ class Pauses:
             self._idle.append(pause)
 
     async def aclose(self) -> None:
-        """End all of them."""
+        """End all of them, also those that are lent, once they come back."""
+        self._is_closed = True
         async with Cleanup() as cleanup:
+            for _ in range(COUNT):
+                await self._turns.acquire()
+                cleanup.push(self._turns.release)
             for pause in self._idle:
-                cleanup.push(lambda pause=pause: self._end(pause))
+                cleanup.push(partial(self._end, pause))
             self._idle.clear()
+        if self._ending:
+            await asyncio.wait(self._ending)
 
     async def _take(self) -> Pause:
         while self._idle:
@@ -160,7 +176,7 @@ class Pauses:
         name = f"pause-{secrets.token_hex(6)}"
         cleanup = Cleanup()
         self._names.add(name)
-        cleanup.push(lambda: self._remove(name))
+        cleanup.push(partial(self._remove, name))
         try:
             pause = await self._started(name, cleanup)
             await pause.move()
@@ -192,7 +208,11 @@ class Pauses:
 
     async def _end(self, pause: Pause) -> None:
         pause.close()
-        await asyncio.shield(self._remove(pause.name.rpartition(f"{self._settings.tag}-")[2]))
+        name = pause.name.rpartition(f"{self._settings.tag}-")[2]
+        ending = asyncio.ensure_future(self._remove(name))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        await asyncio.shield(ending)
 
     async def _remove(self, name: str) -> None:
         """Take the container away; what the Engine keeps is dead, and goes at the next start."""

@@ -38,6 +38,7 @@ from faas.docker.sandbox import DockerSandbox, Upkeep
 from faas.docker.settings import DockerSettings
 from faas.docker.shelf import EngineShelf
 from faas.docker.work_dir import Meta, WorkDir
+from faas.egress import EgressNetwork
 from faas.errors import (
     AlreadyExistsError,
     FaasError,
@@ -83,6 +84,9 @@ class DockerRuntime:
         self._shelf: EngineShelf | None = None
         self._pauses: Pauses | None = None
         """None where namespaces cannot be looked at from here: then the Engine makes them."""
+        self._egress = EgressNetwork(
+            f"{settings.tag[:8]}d", dns=settings.egress_dns, host_namespace=settings.egress_host
+        )
         self._oci_runtime: str | None = None
         self._isolation = "docker"
 
@@ -92,7 +96,12 @@ class DockerRuntime:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        return frozenset({Capability.ADOPT, Capability.TTY, Capability.PORTS})
+        able = {Capability.ADOPT, Capability.TTY, Capability.PORTS}
+        return frozenset(able | ({Capability.EGRESS} if self._has_egress else set()))
+
+    @property
+    def _has_egress(self) -> bool:
+        return self._egress.is_available
 
     @property
     def isolation(self) -> str:
@@ -189,9 +198,10 @@ class DockerRuntime:
                 await sandbox.destroy("probed")
 
     async def create(self, spec: SandboxSpec) -> DockerSandbox:
-        if spec.network is not NetworkMode.NONE:
+        if spec.network is NetworkMode.EGRESS and not self._has_egress:
             raise UnsupportedError(
-                f"the docker runtime has no network {spec.network.value} yet",
+                "the docker runtime has no network egress here",
+                hint="run the gateway as root, and apt-get install nftables",
                 details={"supported": [NetworkMode.NONE.value]},
             )
         if spec.id in self._sandboxes:
@@ -219,10 +229,12 @@ class DockerRuntime:
 
     async def _started(self, spec: SandboxSpec, image: str, work_dir: WorkDir) -> Json:
         """Create and start the container, in a network namespace of its own; say what it is."""
-        pauses = self._pauses if spec.hostname == HOSTNAME else None
-        if pauses is None:
+        pauses = self._pauses
+        if pauses is None or (spec.hostname != HOSTNAME and spec.network is NetworkMode.NONE):
             return await self._start_in(None, spec, image, work_dir)
         async with pauses.lend() as pause:
+            if spec.network is NetworkMode.EGRESS:
+                await self._egress.attach(pause.namespace)
             state = await self._start_in(pause.name, spec, image, work_dir)
             if not pause.is_in(_pid(state)):
                 raise SandboxBrokenError("a container is not in the network made for it")
@@ -322,12 +334,16 @@ class DockerRuntime:
     async def reclaim(self, *, keep: AbstractSet[SandboxId]) -> ReclaimReport:
         engine, _ = self._opened()
         kept = {str(one) for one in keep | self._sandboxes.keys()} | self._pause_names()
-        return await reclaim(engine, self._settings, kept=kept)
+        report = await reclaim(engine, self._settings, kept=kept)
+        await self._egress.reclaim()
+        return report
 
     async def aclose(self, *, leave_running: AbstractSet[SandboxId] = frozenset()) -> None:
         if self._engine is None:
             return
         async with Cleanup() as cleanup:
+            stay = bool(leave_running & self._sandboxes.keys())
+            cleanup.push(partial(self._egress.aclose, sandboxes_stay=stay))
             cleanup.push(self._engine.aclose)
             if self._pauses is not None:
                 cleanup.push(self._pauses.aclose)

@@ -21,6 +21,7 @@ from faas.errors import (
 from faas.ids import new_sandbox_id
 from faas.images import ImageStore
 from faas.model import ExecutionSpec, ExitReason, Limits, NetworkMode, RuntimeChoice
+from faas.sandbox.capabilities import Capability
 from faas.sandbox.conformance import Bench
 from faas.sandbox.protocols import Command, RootFilesystem, SandboxSpec
 from faas.tenancy import LOCAL_PRINCIPAL
@@ -215,13 +216,15 @@ async def test_an_oci_runtime_the_engine_lacks_is_refused_by_name(docker: Docker
         await runtime.start()
 
 
-async def test_what_docker_cannot_do_yet_is_refused_by_name(
-    docker: Docker, docker_root: RootFilesystem
+async def test_what_docker_cannot_do_is_refused_by_name(
+    docker: Docker, docker_root: RootFilesystem, monkeypatch
 ) -> None:
     with pytest.raises(UnsupportedError, match="host"):
         await docker.runtime.create(
             SandboxSpec(new_sandbox_id(), RootFilesystem(digest="host", path=None))
         )
+    monkeypatch.setattr("faas.egress.firewall.shutil.which", lambda _: None)
+    assert Capability.EGRESS not in docker.runtime.capabilities
     with pytest.raises(UnsupportedError, match="egress"):
         await docker.runtime.create(
             SandboxSpec(new_sandbox_id(), docker_root, network=NetworkMode.EGRESS)
