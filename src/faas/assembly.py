@@ -139,6 +139,7 @@ def _runtime_options(settings: Settings) -> dict[str, str]:
         "pool_max": str(settings.pool_max),
         "docker_host": settings.docker_address,
         "docker_oci_runtime": settings.docker_oci_runtime,
+        "egress_dns": ",".join(settings.egress_dns),
     }
 
 
