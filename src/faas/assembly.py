@@ -62,10 +62,10 @@ async def open_platform(
         data_dir = DataDir.hold(settings.data_dir)
         cleanup.push(data_dir.release)
         events, metrics = EventBus(), Metrics()
-        events.listen(metrics.on_event)
+        metrics.listen(events)
         images = open_images(settings, data_dir.images_dir)
         images.reclaim()
-        events.listen(TreesInUse(images).on_event)
+        TreesInUse(images).listen(events)
         registry = open_registry(settings, data_dir, clock=clock, events=events)
         snapshots = open_snapshots(settings, data_dir.path / "snapshots", clock=clock)
         cleanup.push(snapshots.aclose)
@@ -139,6 +139,7 @@ def _runtime_options(settings: Settings) -> dict[str, str]:
         "pool_max": str(settings.pool_max),
         "docker_host": settings.docker_address,
         "docker_oci_runtime": settings.docker_oci_runtime,
+        "egress_dns": ",".join(settings.egress_dns),
     }
 
 
@@ -169,11 +170,14 @@ def limit_ceilings(settings: Settings) -> Limits:
 def _executor_settings(settings: Settings, data_dir: DataDir) -> ExecutorSettings:
     return ExecutorSettings(
         data_dir=data_dir.path,
+        ports_url=settings.exposed_url,
         running_max=settings.running_max,
         queued_max=settings.queued_max,
         default_image=settings.default_image,
         pool_size=0 if settings.disable_prewarm else settings.pool_size,
         pool_max=0 if settings.disable_prewarm else settings.pool_max,
+        pool_memory_bytes=settings.pool_memory_mb << 20,
+        pool_reserve_share=settings.pool_reserve_percent / 100,
         pool_limits=default_limits(settings),
         ledger_synchronous="full" if settings.ledger_sync == "full" else "normal",
         cache=CacheLimits(

@@ -8,9 +8,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from faas.ids import ExecutionId, InstanceId, SandboxId, TenantId
-from faas.model import ExecutionRecord
+from faas.model import ExecutionRecord, PullStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,56 @@ class InstanceChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ImagePullStarted(Event):
+    """An image is being fetched from its registry."""
+
+    reference: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePullProgressed(Event):
+    """More of an image is here. At most a few a second for each layer."""
+
+    reference: str
+    step: PullStep
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePulled(Event):
+    """An image is here, whole."""
+
+    reference: str
+    digest: str
+    by: str
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePullFailed(Event):
+    """An image could not be fetched."""
+
+    reference: str
+    code: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBuilt(Event):
+    """An image was built from a Dockerfile."""
+
+    reference: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRemoved(Event):
+    """A name was forgotten, with what it alone stood for."""
+
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
 class AuthenticationFailed(Event):
     """A request came with a wrong key or none."""
 
@@ -123,6 +174,7 @@ class RuntimeProbed(Event):
 
 
 Listener = Callable[[Event], None]
+E = TypeVar("E", bound=Event)
 
 
 @dataclass(slots=True, eq=False)
@@ -155,11 +207,16 @@ class EventBus:
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
+        self._by_kind: dict[type[Event], list[Callable[[Any], None]]] = {}
         self._subscriptions: list[Subscription] = []
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every event from now on."""
         self._listeners.append(listener)
+
+    def listen_to(self, kind: type[E], listener: Callable[[E], None]) -> None:
+        """Call `listener` with every event of exactly that kind from now on."""
+        self._by_kind.setdefault(kind, []).append(listener)
 
     def subscribe(self, *, capacity: int = 1024) -> Subscription:
         """Open a queue of events; close it with `unsubscribe`."""
@@ -174,6 +231,8 @@ class EventBus:
 
     def publish(self, event: Event) -> None:
         """Tell everybody."""
+        for listener in self._by_kind.get(type(event), ()):
+            listener(event)
         for listener in self._listeners:
             listener(event)
         for subscription in self._subscriptions:

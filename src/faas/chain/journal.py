@@ -83,6 +83,15 @@ class JournalEntry:
     reason: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One job's step to its next state."""
+
+    key: CallKey
+    to: JobState
+    result: bytes | None = None
+
+
 _ENDS: Final = frozenset({JobState.CONFIRMED, JobState.REJECTED, JobState.EXPIRED})
 _BEFORE: Final = {
     JobState.RUNNING: frozenset({JobState.SEEN}),
@@ -231,6 +240,19 @@ class Journal:
     def ran(self, key: CallKey, result: bytes) -> None:
         """It has a result, and will not run again."""
         self._move([key], JobState.RAN, result=result)
+
+    def move_each(self, moves: Sequence[Move]) -> list[WrongStateError | None]:
+        """Make moves in one step; those that are not legal are left out and returned as errors."""
+        refusals: list[WrongStateError | None] = []
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            for move in moves:
+                try:
+                    self._update([move.key], move.to, result=move.result)
+                    refusals.append(None)
+                except WrongStateError as refusal:
+                    refusals.append(refusal)
+        return refusals
 
     def sending(self, keys: Sequence[CallKey], transaction: SignedTransaction) -> None:
         """The results are in this signed transaction, which is about to be sent."""
