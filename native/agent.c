@@ -151,7 +151,7 @@ int agent_run(int listener, bool is_init) {
     }
 }
 
-static int listen_at(const char *path) {
+int listen_at(const char *path) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof address.sun_path) {
         errno = ENAMETOOLONG;

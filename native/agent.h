@@ -30,6 +30,8 @@ extern struct agent agent;
 /* Serve until the end of the world; never returns when PID 1. */
 int agent_run(int listener, bool is_init);
 int agent_main(int argc, char **argv);
+/* A listening socket at a path, whatever was there before; -1 when there can be none. */
+int listen_at(const char *path);
 /* Whoever started us may have ignored some, and commands would inherit that. */
 void signals_by_default(void);
 
