@@ -176,6 +176,8 @@ def _executor_settings(settings: Settings, data_dir: DataDir) -> ExecutorSetting
         default_image=settings.default_image,
         pool_size=0 if settings.disable_prewarm else settings.pool_size,
         pool_max=0 if settings.disable_prewarm else settings.pool_max,
+        pool_memory_bytes=settings.pool_memory_mb << 20,
+        pool_reserve_share=settings.pool_reserve_percent / 100,
         pool_limits=default_limits(settings),
         ledger_synchronous="full" if settings.ledger_sync == "full" else "normal",
         cache=CacheLimits(

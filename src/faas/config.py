@@ -133,6 +133,17 @@ class Settings:
         at_least=0,
         at_most=4096,
     )
+    pool_memory_mb: int = _setting(
+        1024,
+        "MiB that ready sandboxes may hold together: half a MiB each, a container 16.",
+        at_least=0,
+    )
+    pool_reserve_percent: int = _setting(
+        5,
+        "When less of the machine's memory is available, nothing is made ready.",
+        at_least=0,
+        at_most=90,
+    )
     disable_prewarm: bool = _setting(
         False,  # noqa: FBT003
         "Keep no sandbox ready: less memory, slower starts.",

@@ -7,6 +7,7 @@ another process. Nonces are the sender's.
 
 import json
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
@@ -78,6 +79,16 @@ class Wallet(Protocol):
         """Sign 32 bytes as a personal message (EIP-191); 65 bytes."""
         ...
 
+    async def sign_typed(
+        self, domain: Mapping[str, Any], types: Mapping[str, Any], value: Mapping[str, Any]
+    ) -> bytes:
+        """Sign typed data (EIP-712); 65 bytes."""
+        ...
+
+    async def prove_key(self, *, tangle: str, blueprint: int) -> bytes:
+        """The public key, and the proof that its owner registers here: 130 bytes."""
+        ...
+
 
 class LocalWallet:
     """A key in this process."""
@@ -112,10 +123,12 @@ class LocalWallet:
         """Sign 32 bytes as a personal message (EIP-191); 65 bytes."""
         return self.sign_digest(digest)
 
-    def sign_typed(self, domain: dict[str, Any], types: dict[str, Any], value: object) -> bytes:
+    async def sign_typed(
+        self, domain: Mapping[str, Any], types: Mapping[str, Any], value: Mapping[str, Any]
+    ) -> bytes:
         """Sign typed data (EIP-712); 65 bytes."""
-        signed = cast("Any", self._account).sign_typed_data(domain, types, value)
-        return bytes(signed.signature)
+        account = cast("Any", self._account)
+        return bytes(account.sign_typed_data(dict(domain), dict(types), dict(value)).signature)
 
     def shared_secret(self, public_key: bytes) -> bytes:
         """What this key and that public key share: 32 bytes, as libsecp256k1 makes them."""
@@ -127,15 +140,35 @@ class LocalWallet:
 
     def key_proof(self, *, tangle: str, blueprint: int) -> bytes:
         """The public key, and the proof that its owner registers here: 130 bytes."""
-        proven = encode(
-            ("bytes32", "uint256", "address", "uint64", "address", "bytes32"),
-            (
-                keccak(b"TangleOperatorKeyProof"),
-                *(self._chain_id, tangle, blueprint, self.address),
-                keccak(self.public_key),
-            ),
+        registration = Registration(self._chain_id, tangle, blueprint, self.address)
+        return self.public_key + self.sign_digest(registration.digest(self.public_key))
+
+    async def prove_key(self, *, tangle: str, blueprint: int) -> bytes:
+        """The same, as wallets of every kind have it."""
+        return self.key_proof(tangle=tangle, blueprint=blueprint)
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a key is proven for."""
+
+    chain_id: int
+    tangle: str
+    blueprint: int
+    registrant: str
+
+    def digest(self, public_key: bytes) -> bytes:
+        """What the key signs, as a personal message."""
+        return keccak(
+            encode(
+                ("bytes32", "uint256", "address", "uint64", "address", "bytes32"),
+                (
+                    keccak(b"TangleOperatorKeyProof"),
+                    *(self.chain_id, self.tangle, self.blueprint, self.registrant),
+                    keccak(public_key),
+                ),
+            )
         )
-        return self.public_key + self.sign_digest(keccak(proven))
 
 
 def fields_of(transaction: Transaction, chain_id: int) -> dict[str, Any]:

@@ -18,6 +18,8 @@ COMMANDS = {
     "instance": "Make, use and delete instances: sandboxes that stay.",
     "snapshot": "Keep, list, compare, merge, move and delete snapshots.",
     "logs": "Print what an execution wrote; -f follows it.",
+    "pools": "Show the warm pools: what each holds, and why.",
+    "prewarm": "Have sandboxes of an image ready before they are asked for.",
     "images": "List, import, pull or remove images.",
     "doctor": "Try each runtime for real; say what is missing and how to get it.",
     "config": "Show every setting and where its value came from.",

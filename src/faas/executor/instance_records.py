@@ -69,6 +69,8 @@ class InstanceSpec:
     """Its files at the beginning; None: those of the image."""
     ttl_seconds: float | None = None
     """After this long it is deleted, whatever it does."""
+    isolation_min: str | None = None
+    """The least isolation accepted, also when it is started anew."""
     idle_seconds: float | None = None
     idle_action: IdleAction = IdleAction.STOP
     lease_seconds: float | None = None

@@ -120,7 +120,7 @@ class Instances:
             check_name(spec.name)
         spec = await self._with_snapshot(spec, principal)
         root = self._images.resolve(spec.image)
-        runtime = self._registry.pick(_as_execution(spec))
+        runtime = self._registry.pick(_as_execution(spec), root)
         self._check_room(tenant)
         now = self._clock.now()
         record = InstanceRecord(
@@ -338,6 +338,7 @@ class Instances:
                     runtime=spec.runtime,
                     limits=spec.limits,
                     network=spec.network,
+                    isolation_min=spec.isolation_min,
                     snapshot_id=spec.snapshot_id,
                     idle_seconds=self._settings.instance_idle_seconds,
                     idle_action=(
@@ -601,5 +602,9 @@ def _within(spec: ExecutionSpec, instance: InstanceRecord) -> ExecutionSpec:
 
 def _as_execution(spec: InstanceSpec) -> ExecutionSpec:
     return ExecutionSpec(
-        argv=("true",), image=spec.image, runtime=spec.runtime, network=spec.network
+        argv=("true",),
+        image=spec.image,
+        runtime=spec.runtime,
+        network=spec.network,
+        isolation_min=spec.isolation_min,
     )

@@ -11,11 +11,22 @@ class Capability(StrEnum):
     ADOPT = "adopt"
     """Take back sandboxes that outlived a gateway."""
     TTY = "tty"
+    HOST_IMAGE = "host_image"
+    """Run the image `host`: the machine's own programs."""
     EGRESS = "egress"
     PAUSE = "pause"
     FILE_SNAPSHOT = "file_snapshot"
     MEMORY_SNAPSHOT = "memory_snapshot"
     PORTS = "ports"
+
+
+@runtime_checkable
+class Weighed(Protocol):
+    """A runtime that knows what its sandboxes hold of the machine while nothing runs in them."""
+
+    def idle_bytes(self, isolation_min: str | None) -> int:
+        """Return about how much memory one ready sandbox made by that demand holds."""
+        ...
 
 
 @runtime_checkable

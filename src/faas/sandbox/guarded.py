@@ -32,6 +32,7 @@ from faas.ids import SandboxId
 from faas.lifecycle import SandboxState, advance
 from faas.model import FileInput, Limits
 from faas.sandbox.capabilities import Metered, Pausable, PortExposing
+from faas.sandbox.isolation import reaches
 from faas.sandbox.protocols import (
     Command,
     FileStat,
@@ -68,6 +69,7 @@ async def create_guarded(
     except FaasError as failure:
         events.publish(SandboxCreateFailed(runtime=runtime.name, code=failure.code))
         raise
+    await _check_isolation(sandbox, spec)
     events.publish(
         SandboxCreated(
             sandbox_id=sandbox.id,
@@ -77,6 +79,16 @@ async def create_guarded(
         )
     )
     return GuardedSandbox(sandbox, events=events)
+
+
+async def _check_isolation(sandbox: Sandbox, spec: SandboxSpec) -> None:
+    """Refuse a sandbox that is weaker than demanded, whatever its runtime had promised."""
+    if not reaches(sandbox.isolation, spec.isolation_min):
+        await sandbox.destroy("weaker than demanded")
+        raise UnsupportedError(
+            f"the runtime {sandbox.runtime} made a sandbox that isolates by {sandbox.isolation},"
+            f" less than {spec.isolation_min}"
+        )
 
 
 def guard_adopted(sandbox: Sandbox, *, events: EventBus) -> "GuardedSandbox":
