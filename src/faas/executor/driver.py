@@ -17,7 +17,7 @@ from faas.events import Event, ExecutionFinished
 from faas.executor.active import Active
 from faas.executor.admission import Admission
 from faas.executor.background import Background
-from faas.executor.intake import kept_by
+from faas.executor.images import kept_by
 from faas.executor.modes import MODES, after
 from faas.executor.parking import Parked, Parking
 from faas.executor.records import OUTPUT_IN_ROW_BYTES_MAX, Outcome, failure_record

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from faas.images import RegistryLogin
+from faas.ids import TenantId
+from faas.images import ImageOrder, RegistryLogin
 from faas.images.order import PULL_SECONDS_MAX
-from faas.model import PullStep
-from faas.sandbox.protocols import RootFilesystem
+from faas.model import ExecutionSpec, PullStep, RuntimeChoice
+from faas.sandbox.protocols import RootFilesystem, Runtime
 
 _STEPS_MAX = 512
 """Remembered for those who begin to follow late; they see at least how far each layer is."""
@@ -67,3 +68,20 @@ class ImageWatch:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def order_of(spec: ExecutionSpec, runtime: Runtime, tenant: TenantId, ask: ImageAsk) -> ImageOrder:
+    """Say what an execution wants of its image. `auto` does not insist on the runtime picked."""
+    return ImageOrder(
+        reference=spec.image,
+        tenant=tenant,
+        policy=spec.pull_policy,
+        runtime="auto" if spec.runtime is RuntimeChoice.AUTO else runtime.name,
+        login=ask.login,
+        seconds_max=ask.seconds_max,
+    )
+
+
+def kept_by(spec: ExecutionSpec, root: RootFilesystem) -> ExecutionSpec:
+    """The same for the runtime that alone can run that image."""
+    return replace(spec, runtime=RuntimeChoice(root.keeper))

@@ -17,7 +17,7 @@ import msgspec
 from faas.errors import AlreadyExistsError, DataLossError, UnavailableError
 from faas.ids import InstanceId, SandboxId, SnapshotId, TenantId
 from faas.lifecycle import InstanceState
-from faas.model import Limits, NetworkMode, RuntimeChoice
+from faas.model import Limits, NetworkMode, PullPolicy, RuntimeChoice
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS instances (
@@ -70,6 +70,7 @@ class InstanceSpec:
     """After this long it is deleted, whatever it does."""
     idle_seconds: float | None = None
     idle_action: IdleAction = IdleAction.STOP
+    pull_policy: PullPolicy = PullPolicy.MISSING
 
 
 @dataclass(frozen=True, slots=True)

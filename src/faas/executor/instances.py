@@ -35,7 +35,7 @@ from faas.events import EventBus, InstanceChanged
 from faas.executor.background import Background
 from faas.executor.disposal import Disposal
 from faas.executor.housing import Housing
-from faas.executor.images import ImageResolver
+from faas.executor.images import ImageAsk, ImageResolver, kept_by, order_of
 from faas.executor.instance_records import (
     IdleAction,
     InstanceLedger,
@@ -47,9 +47,11 @@ from faas.executor.instance_records import (
 from faas.executor.settings import ExecutorSettings
 from faas.ids import InstanceId, SandboxId, new_instance_id, new_sandbox_id
 from faas.ids import new_snapshot_id as mint_snapshot_id
+from faas.images import ImageProvider
 from faas.lifecycle import InstanceState, advance
 from faas.model import ExecutionSpec
 from faas.sandbox.guarded import GuardedSandbox
+from faas.sandbox.protocols import RootFilesystem, Runtime
 from faas.sandbox.registry import Registry
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal, Tenant
@@ -132,9 +134,14 @@ class Instances:
         self._arrivals: dict[str, asyncio.Lock] = {}
 
     async def create(
-        self, spec: InstanceSpec, principal: Principal, *, instance_id: InstanceId | None = None
+        self,
+        spec: InstanceSpec,
+        principal: Principal,
+        *,
+        instance_id: InstanceId | None = None,
+        ask: ImageAsk | None = None,
     ) -> InstanceRecord:
-        """Make an instance and return it running.
+        """Make an instance and return it running. An image that is not here is fetched first.
 
         Raises:
             AlreadyExistsError: the tenant has an instance of that name.
@@ -149,8 +156,8 @@ class Instances:
         if spec.name is not None and spec.name.startswith((_ID_PREFIX, "exec-", "sbx-", "snap-")):
             raise InvalidArgumentError(f"{spec.name[:64]!r} would be taken for an id")
         spec = await self._with_snapshot(spec, principal)
-        root = self._images.resolve(spec.image)
-        runtime = self._registry.pick(_as_execution(spec))
+        self._check_room(tenant)
+        root, runtime = await self._beginning(spec, tenant, ask or ImageAsk())
         self._check_room(tenant)
         now = self._clock.now()
         record = InstanceRecord(
@@ -366,6 +373,21 @@ class Instances:
     def close(self) -> None:
         """Close the table. Sandboxes are left to the next gateway."""
         self._ledger.close()
+
+    async def _beginning(
+        self, spec: InstanceSpec, tenant: Tenant, ask: ImageAsk
+    ) -> tuple[RootFilesystem, Runtime]:
+        """Return its image, and the runtime that runs it."""
+        asked, images = _as_execution(spec), self._images
+        if not isinstance(images, ImageProvider):
+            root = images.resolve(spec.image)
+            return root, self._registry.pick(asked)
+        runtime = self._registry.pick(asked)
+        order = order_of(asked, runtime, tenant.id, ask)
+        root = images.at_hand(order) or await images.provide(order)
+        if root.keeper not in (None, runtime.name):
+            runtime = self._registry.pick(kept_by(asked, root))
+        return root, runtime
 
     def _find(self, reference: str, tenant: Tenant) -> _Life | None:
         life = self._lives.get(InstanceId(reference))
@@ -584,7 +606,11 @@ def _within(spec: ExecutionSpec, instance: InstanceRecord) -> ExecutionSpec:
 
 def _as_execution(spec: InstanceSpec) -> ExecutionSpec:
     return ExecutionSpec(
-        argv=("true",), image=spec.image, runtime=spec.runtime, network=spec.network
+        argv=("true",),
+        image=spec.image,
+        runtime=spec.runtime,
+        network=spec.network,
+        pull_policy=spec.pull_policy,
     )
 
 

@@ -12,7 +12,7 @@ from faas.events import EventBus, ExecutionQueued, ExecutionRejected
 from faas.executor.active import NO_ROOT, Active
 from faas.executor.admission import Admission, Ticket
 from faas.executor.idempotency import IdempotencyKey
-from faas.executor.images import ImageAsk, ImageResolver, ImageWatch
+from faas.executor.images import ImageAsk, ImageResolver, ImageWatch, kept_by, order_of
 from faas.executor.instances import Instances
 from faas.executor.ledger import Ledger
 from faas.executor.modes import check_mode
@@ -24,7 +24,7 @@ from faas.executor.spool import output_files
 from faas.executor.warm_pool import WarmPool
 from faas.ids import ExecutionId, TenantId, new_execution_id
 from faas.images import ImageOrder, ImageProvider
-from faas.model import ExecutionSpec, ExecutionState, Mode, RuntimeChoice
+from faas.model import ExecutionSpec, ExecutionState, Mode
 from faas.sandbox.protocols import RootFilesystem, Runtime
 from faas.sandbox.registry import Registry
 from faas.tenancy import Principal
@@ -215,23 +215,6 @@ class Intake:
             sandbox=sandbox,
             is_from_pool=has_place,
         )
-
-
-def order_of(spec: ExecutionSpec, runtime: Runtime, tenant: TenantId, ask: ImageAsk) -> ImageOrder:
-    """Say what an execution wants of its image. `auto` does not insist on the runtime picked."""
-    return ImageOrder(
-        reference=spec.image,
-        tenant=tenant,
-        policy=spec.pull_policy,
-        runtime="auto" if spec.runtime is RuntimeChoice.AUTO else runtime.name,
-        login=ask.login,
-        seconds_max=ask.seconds_max,
-    )
-
-
-def kept_by(spec: ExecutionSpec, root: RootFilesystem) -> ExecutionSpec:
-    """The same for the runtime that alone can run that image."""
-    return replace(spec, runtime=RuntimeChoice(root.keeper))
 
 
 def _check_digest(digest: str | None, idempotency: IdempotencyKey) -> None:

@@ -21,9 +21,8 @@ from faas.errors import FaasError, SandboxBrokenError, UnavailableError
 from faas.events import EventBus
 from faas.executor.active import NO_ROOT, Active
 from faas.executor.admission import Admission, Ticket
-from faas.executor.images import ImageAsk, ImageResolver, ImageWatch
+from faas.executor.images import ImageAsk, ImageResolver, ImageWatch, kept_by, order_of
 from faas.executor.instances import Instances
-from faas.executor.intake import kept_by, order_of
 from faas.executor.ledger import Ledger
 from faas.executor.records import Beginning
 from faas.executor.run import Borrowed, overdue_ns, process_name

@@ -11,6 +11,8 @@ from faas.gateway.wire import (
     NetworkName,
     Path,
     Plain,
+    PullPolicyName,
+    RegistryAuth,
     RuntimeName,
 )
 
@@ -64,6 +66,8 @@ class InstanceRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(description="`uid` or `uid:gid`, of commands that name none."),
     ] = None
     network: NetworkName | None = None
+    pull_policy: PullPolicyName | None = None
+    registry_auth: RegistryAuth | None = None
     ttl_seconds: Annotated[
         Seconds | None, Meta(description="Deleted that long after it was made, whatever it does.")
     ] = None
