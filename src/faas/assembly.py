@@ -8,6 +8,7 @@ it stops everything in reverse. Commands that still run then are left to the nex
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from faas.blobs import open_refs, open_store
@@ -33,7 +34,7 @@ from faas.images import (
 from faas.metrics import Metrics
 from faas.model import Limits
 from faas.sandbox.fake import FakeRuntime, NoopRuntime
-from faas.sandbox.image_keeper import KeepsImages
+from faas.sandbox.image_keeper import ImageShelf, KeepsImages
 from faas.sandbox.protocols import Runtime
 from faas.sandbox.registry import Registry, RuntimeContext, installed_runtimes
 from faas.snapshots import SnapshotStore
@@ -106,16 +107,21 @@ def open_provider(
     return ImageProvider(
         store,
         puller=ImagePuller(store, timeout_seconds=settings.pull_seconds_max),
-        shelves=lambda: {
-            runtime.name: runtime.shelf
-            for runtime in registry.available()
-            if isinstance(runtime, KeepsImages)
-        },
+        shelves=partial(_shelves, registry),
         closed=ClosedImages(store.directory / "closed.json"),
         events=events,
         rules=PullRules(settings.pull_registries, settings.pull_seconds_max),
         clock=clock,
     )
+
+
+def _shelves(registry: Registry) -> dict[str, ImageShelf]:
+    """The images of each runtime that keeps any and works now."""
+    found: dict[str, ImageShelf] = {}
+    for runtime in registry.available():
+        if isinstance(runtime, KeepsImages) and (shelf := runtime.shelf) is not None:
+            found[runtime.name] = shelf
+    return found
 
 
 def open_snapshots(
