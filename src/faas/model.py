@@ -129,6 +129,7 @@ class ExecutionSpec:
     """`uid`, `uid:gid`; None is the image's own default."""
     tty: bool = False
     isolation_min: str | None = None
+    """The least rung of `faas.sandbox.isolation` accepted; refused where nothing reaches it."""
     cache_key: str | None = None
     snapshot_id: str | None = None
     branch_from: str | None = None
@@ -180,6 +181,8 @@ class ExecutionResult:
     sandbox_id: SandboxId
     cache_hit: bool = False
     snapshot_id: str | None = None
+    runtime_reason: str = ""
+    """Why it ran on `runtime_used`."""
 
     @property
     def stdout_truncated(self) -> bool:

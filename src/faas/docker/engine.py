@@ -13,6 +13,8 @@ from typing import Any, cast
 
 import aiodocker
 import aiohttp
+from aiodocker.networks import DockerNetwork
+from aiodocker.volumes import DockerVolume
 
 from faas.errors import InternalError, NotFoundError, RuntimeUnavailableError
 
@@ -130,6 +132,38 @@ class Engine:
         async with _translated("list"):
             found = await self._docker.containers.list(all=True, filters={"label": [label]})
             return [cast("Json", one._container) for one in found]  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+    async def labelled_networks(self, label: str) -> list[Json]:
+        """List every network that carries a label."""
+        async with _translated("list networks"):
+            found = await self._docker.networks.list(filters={"label": [label]})
+            return [cast("Json", one) for one in found]
+
+    async def remove_network(self, name: str) -> bool:
+        """Remove a network; False when it was gone already."""
+        try:
+            async with _translated("remove network"):
+                network = DockerNetwork(self._docker, name)
+                await _to_its_end(network.delete())
+        except NotFoundError:
+            return False
+        return True
+
+    async def labelled_volumes(self, label: str) -> list[Json]:
+        """List every volume that carries a label."""
+        async with _translated("list volumes"):
+            found = await self._docker.volumes.list(filters={"label": [label]})
+            return [cast("Json", one) for one in found.get("Volumes") or ()]
+
+    async def remove_volume(self, name: str) -> bool:
+        """Remove a volume; False when it was gone already."""
+        try:
+            async with _translated("remove volume"):
+                volume = DockerVolume(self._docker, name)
+                await _to_its_end(volume.delete())
+        except NotFoundError:
+            return False
+        return True
 
     async def has_image(self, name: str) -> bool:
         """Whether the Engine has an image."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from faas.embedded.host_root import host_ops
 from faas.embedded.image_root import image_ops
 from faas.embedded.plan import (
+    Cell,
+    Chores,
     Hostname,
-    JoinCgroup,
     Network,
     Op,
     PidFile,
@@ -43,9 +44,14 @@ class Ingredients:
 
 
 def sandbox_plan(
-    spec: SandboxSpec, run_dir: RunDir, meta: Meta, ingredients: Ingredients
+    spec: SandboxSpec,
+    run_dir: RunDir,
+    meta: Meta,
+    ingredients: Ingredients,
+    *,
+    chores: list[bytes],
 ) -> tuple[Plan, Plan]:
-    """Make the plan of one sandbox: who it is and what it may use, then its root.
+    """Make the plan of one sandbox: who it is and what it may use (set by `chores`), then its root.
 
     The second half is the same for every sandbox of a template, and most of the work.
     """
@@ -55,7 +61,7 @@ def sandbox_plan(
         disk_bytes=spec.limits.disk_bytes,
         is_idmapped=meta.slot is not None,
     )
-    return Plan.of(_identity(spec, run_dir, meta), _limits(spec.limits, ingredients)), root
+    return Plan.of(_identity(spec, run_dir, meta, chores), _limits(spec.limits, ingredients)), root
 
 
 def encoded(plans: tuple[Plan, Plan]) -> bytes:
@@ -72,7 +78,7 @@ def root_plan(tree: Path | None, *, etc: Path, disk_bytes: int, is_idmapped: boo
     return Plan.of(image_ops(tree, disk_bytes=disk_bytes, is_idmapped=is_idmapped))
 
 
-def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta) -> list[Op]:
+def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta, chores: list[bytes]) -> list[Op]:
     users: Op = UserSingle()
     if meta.slot is not None:
         first = first_uid(meta.slot)
@@ -80,7 +86,8 @@ def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta) -> list[Op]:
     return [
         Hostname(spec.hostname),
         users,
-        *(JoinCgroup(path) for path in meta.leaf.procs_files),
+        *(Cell(path) for path in meta.cgroups.values()),
+        Chores(b"".join(chores)),
         Network(_NETWORK_POOLED if os.geteuid() == 0 else 0),
         PidFile(run_dir.pid_file),
     ]

@@ -17,7 +17,6 @@ from faas.events import Event, ExecutionFinished
 from faas.executor.active import Active
 from faas.executor.admission import Admission
 from faas.executor.background import Background
-from faas.executor.images import kept_by
 from faas.executor.modes import MODES, after
 from faas.executor.parking import Parked, Parking
 from faas.executor.records import OUTPUT_IN_ROW_BYTES_MAX, Outcome, failure_record
@@ -148,9 +147,9 @@ class Driver:
         finally:
             watch.end()
             active.wake()
-        if active.runtime is not None and root.keeper not in (None, active.runtime.name):
-            active.runtime = registry.pick(kept_by(active.entry.spec, root))
-            active.entry = replace(active.entry, runtime=active.runtime.name)
+        # Only now it is known who can run it.
+        active.choice = registry.choose(active.entry.spec, root)
+        active.entry = replace(active.entry, runtime=active.choice.runtime.name)
         active.root = root
 
     async def _turn(self, active: Active) -> None:

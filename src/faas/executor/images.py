@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from faas.ids import TenantId
-from faas.images import ImageOrder, RegistryLogin
+from faas.images import ImageOrder, ImageProvider, RegistryLogin
 from faas.images.order import PULL_SECONDS_MAX
-from faas.model import ExecutionSpec, PullStep, RuntimeChoice
-from faas.sandbox.protocols import RootFilesystem, Runtime
+from faas.model import ExecutionSpec, PullStep
+from faas.sandbox.protocols import RootFilesystem
 
 _STEPS_MAX = 512
 """Remembered for those who begin to follow late; they see at least how far each layer is."""
@@ -29,6 +29,33 @@ class ImageAsk:
 
     login: RegistryLogin | None = None
     seconds_max: float = PULL_SECONDS_MAX
+
+
+def order_of(spec: ExecutionSpec, tenant: TenantId, ask: ImageAsk) -> ImageOrder:
+    """Say what an execution wants of its image."""
+    return ImageOrder(
+        reference=spec.image,
+        tenant=tenant,
+        policy=spec.pull_policy,
+        runtime=spec.runtime.value,
+        login=ask.login,
+        seconds_max=ask.seconds_max,
+    )
+
+
+def at_hand(
+    images: ImageResolver, spec: ExecutionSpec, tenant: TenantId, ask: ImageAsk
+) -> tuple[RootFilesystem | None, ImageOrder | None]:
+    """Return the image of a request, or the order by which it is found or fetched first.
+
+    Raises:
+        ImageNotFoundError: it is not here, and nothing could bring it.
+    """
+    if not isinstance(images, ImageProvider):
+        return images.resolve(spec.image), None
+    order = order_of(spec, tenant, ask)
+    root = images.at_hand(order)
+    return root, order if root is None else None
 
 
 @dataclass(slots=True, eq=False)
@@ -68,20 +95,3 @@ class ImageWatch:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-
-def order_of(spec: ExecutionSpec, runtime: Runtime, tenant: TenantId, ask: ImageAsk) -> ImageOrder:
-    """Say what an execution wants of its image. `auto` does not insist on the runtime picked."""
-    return ImageOrder(
-        reference=spec.image,
-        tenant=tenant,
-        policy=spec.pull_policy,
-        runtime="auto" if spec.runtime is RuntimeChoice.AUTO else runtime.name,
-        login=ask.login,
-        seconds_max=ask.seconds_max,
-    )
-
-
-def kept_by(spec: ExecutionSpec, root: RootFilesystem) -> ExecutionSpec:
-    """The same for the runtime that alone can run that image."""
-    return replace(spec, runtime=RuntimeChoice(root.keeper))

@@ -7,12 +7,17 @@ taking it, nobody else runs, so fifty requests with one key are one execution.
 from dataclasses import replace
 
 from faas.clock import Clock, Deadline
-from faas.errors import FaasError, IdempotencyConflictError, UnavailableError
+from faas.errors import (
+    FaasError,
+    IdempotencyConflictError,
+    ImageNotFoundError,
+    UnavailableError,
+)
 from faas.events import EventBus, ExecutionQueued, ExecutionRejected
 from faas.executor.active import NO_ROOT, Active
 from faas.executor.admission import Admission, Ticket
 from faas.executor.idempotency import IdempotencyKey
-from faas.executor.images import ImageAsk, ImageResolver, ImageWatch, kept_by, order_of
+from faas.executor.images import ImageAsk, ImageResolver, ImageWatch, at_hand
 from faas.executor.instances import Instances
 from faas.executor.ledger import Ledger
 from faas.executor.modes import check_mode
@@ -23,9 +28,10 @@ from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import output_files
 from faas.executor.warm_pool import WarmPool
 from faas.ids import ExecutionId, TenantId, new_execution_id
-from faas.images import ImageOrder, ImageProvider
+from faas.images import ImageOrder
 from faas.model import ExecutionSpec, ExecutionState, Mode
-from faas.sandbox.protocols import RootFilesystem, Runtime
+from faas.sandbox.choice import Choice, IsWarm
+from faas.sandbox.protocols import RootFilesystem
 from faas.sandbox.registry import Registry
 from faas.tenancy import Principal
 
@@ -87,10 +93,9 @@ class Intake:
             check_mode(spec)
             if spec.mode is Mode.PERSISTENT:
                 spec = self._settled(spec, principal)
-            runtime = self._registry.pick(spec)
-            root, order = self._image(spec, runtime, principal.tenant.id, ask or ImageAsk())
-            if root is not None and root.keeper not in (None, runtime.name):
-                runtime = self._registry.pick(kept_by(spec, root))
+            root, order = self._image(spec, principal.tenant.id, ask or ImageAsk())
+            is_warm = None if root is None else self._is_warm(spec, root)
+            choice = self._registry.choose(spec, root, is_warm=is_warm)
             ticket = self._admission.enter(principal.tenant)
         except FaasError as failure:
             self.rejected += 1
@@ -100,7 +105,7 @@ class Intake:
             spec,
             principal,
             ticket=ticket,
-            runtime=runtime,
+            choice=choice,
             root=root,
             order=order,
             idempotency=idempotency,
@@ -114,15 +119,19 @@ class Intake:
         )
         return active, True
 
+    def _is_warm(self, spec: ExecutionSpec, root: RootFilesystem) -> IsWarm:
+        return lambda choice: self._pool.has_ready(template_of(choice, root, spec))
+
     def _image(
-        self, spec: ExecutionSpec, runtime: Runtime, tenant: TenantId, ask: ImageAsk
+        self, spec: ExecutionSpec, tenant: TenantId, ask: ImageAsk
     ) -> tuple[RootFilesystem | None, ImageOrder | None]:
         """Return the image of a request, or the order by which it is found or fetched first."""
-        if not isinstance(self._images, ImageProvider):
-            return self._images.resolve(spec.image), None
-        order = order_of(spec, runtime, tenant, ask)
-        root = self._images.at_hand(order)
-        return root, order if root is None else None
+        try:
+            return at_hand(self._images, spec, tenant, ask)
+        except ImageNotFoundError:
+            # Whoever asked for a runtime that is not here is told that first.
+            self._registry.choose(spec)
+            raise
 
     def _settled(self, spec: ExecutionSpec, principal: Principal) -> ExecutionSpec:
         """Fill in where a command of mode `persistent` runs."""
@@ -170,7 +179,7 @@ class Intake:
         principal: Principal,
         *,
         ticket: Ticket,
-        runtime: Runtime,
+        choice: Choice,
         root: RootFilesystem | None,
         order: ImageOrder | None,
         idempotency: IdempotencyKey | None,
@@ -183,7 +192,7 @@ class Intake:
             and ticket.is_granted
             and spec.mode not in (Mode.PERSISTENT, Mode.CACHED)
         ):
-            sandbox = self._pool.take(template_of(runtime, root, spec), root)
+            sandbox = self._pool.take(template_of(choice, root, spec), root, spec.image)
         now = self._clock.now()
         has_place = sandbox is not None
         entry = Beginning(
@@ -194,7 +203,7 @@ class Intake:
             is_detached=is_detached,
             idempotency_key=idempotency.key if idempotency else None,
             request_digest=idempotency.request_digest if idempotency else None,
-            runtime=runtime.name,
+            runtime=choice.runtime.name,
             sandbox_id=sandbox.id if sandbox else None,
             created_at=now,
             started_at=now if has_place else None,
@@ -203,7 +212,7 @@ class Intake:
         return Active(
             entry=entry,
             tenant=principal.tenant,
-            runtime=runtime,
+            choice=choice,
             root=root or NO_ROOT,
             image=order,
             image_watch=None if order is None else ImageWatch(),

@@ -21,7 +21,7 @@ from faas.errors import FaasError, SandboxBrokenError, UnavailableError
 from faas.events import EventBus
 from faas.executor.active import NO_ROOT, Active
 from faas.executor.admission import Admission, Ticket
-from faas.executor.images import ImageAsk, ImageResolver, ImageWatch, kept_by, order_of
+from faas.executor.images import ImageAsk, ImageResolver, ImageWatch, at_hand
 from faas.executor.instances import Instances
 from faas.executor.ledger import Ledger
 from faas.executor.records import Beginning
@@ -29,10 +29,9 @@ from faas.executor.run import Borrowed, overdue_ns, process_name
 from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import output_files, remove, remove_strangers
 from faas.ids import SandboxId
-from faas.images import ImageOrder, ImageProvider
 from faas.model import ExecutionState, Mode
 from faas.sandbox.guarded import GuardedSandbox, guard_adopted
-from faas.sandbox.protocols import Process, ReclaimReport, RootFilesystem, Runtime
+from faas.sandbox.protocols import Process, ReclaimReport
 from faas.sandbox.registry import Registry
 from faas.tenancy import Tenant
 
@@ -160,30 +159,19 @@ class Recovery:
         if not entry.is_detached:
             return self._doomed(entry, UnavailableError(NOT_BEGUN), was_started=False)
         try:
-            runtime = self._registry.pick(entry.spec)
-            root, order = self._image(entry, runtime)
-            if root is not None and root.keeper not in (None, runtime.name):
-                runtime = self._registry.pick(kept_by(entry.spec, root))
+            # A request's own credentials died with the former gateway.
+            root, order = at_hand(self._images, entry.spec, entry.tenant, ImageAsk())
+            choice = self._registry.choose(entry.spec, root)
         except FaasError as failure:
             return self._doomed(entry, failure, was_started=False)
         remove(output_files(self._settings.live_dir, entry.id))
         ticket = self._admission.enter_recovered(Tenant(entry.tenant), is_running=False)
         active = self._active(entry, ticket)
-        active.runtime, active.root = runtime, root or NO_ROOT
+        active.choice, active.root = choice, root or NO_ROOT
         if order is not None:
             active.image, active.image_watch = order, ImageWatch()
         active.state, active.started_at = ExecutionState.QUEUED, None
         return active
-
-    def _image(
-        self, entry: Beginning, runtime: Runtime
-    ) -> tuple[RootFilesystem | None, ImageOrder | None]:
-        """As at the first time; a request's own credentials died with the former gateway."""
-        if not isinstance(self._images, ImageProvider):
-            return self._images.resolve(entry.spec.image), None
-        order = order_of(entry.spec, runtime, entry.tenant, ImageAsk())
-        root = self._images.at_hand(order)
-        return root, order if root is None else None
 
     def _doomed(self, entry: Beginning, doom: FaasError, *, was_started: bool) -> Active:
         active = self._active(entry, self._admission.stand_aside(Tenant(entry.tenant)))

@@ -75,6 +75,9 @@ class SandboxSpec:
     limits: Limits = field(default_factory=Limits)
     network: NetworkMode = NetworkMode.NONE
     hostname: str = "sandbox"
+    isolation_min: str | None = None
+    """A rung of `faas.sandbox.isolation`, only when the runtime's ordinary way does not reach it:
+    make it by the weakest way that does, and refuse (UnsupportedError) when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,10 @@ class ProbeReport:
     hint: str | None = None
     """A command to paste that mends it."""
     isolation: str = ""
+    """The label of sandboxes made without a demand."""
+    isolations: tuple[str, ...] = ()
+    """Labels of the stronger ways it has beside that, taken when `SandboxSpec.isolation_min`
+    demands one."""
     limits: str = ""
     """Which limits hold here, and by what: `cgroup-v1 cpu,memory,pids`, `rlimits only`."""
     duration_ms: float = 0.0
