@@ -17,6 +17,7 @@ NetworkName = Literal["egress", "none"]
 IsolationName = Literal["container", "gvisor", "microvm", "none", "userns"]
 StateName = Literal["failed", "finished", "queued", "running"]
 StreamName = Literal["stderr", "stdout"]
+PullPolicyName = Literal["always", "missing", "never"]
 ReasonName = Literal["cancelled", "exited", "out_of_memory", "signalled", "timed_out"]
 
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
@@ -70,6 +71,16 @@ class FileField(Struct, frozen=True, forbid_unknown_fields=True):
         | Annotated[str, Meta(extra_json_schema=_says(_OCTAL))],
         Meta(description='Permission bits: a number, or octal text such as "0755".'),
     ] = 0o644
+
+
+class RegistryAuth(Struct, frozen=True, forbid_unknown_fields=True):
+    """Credentials for the image's registry, used once and kept nowhere."""
+
+    username: Annotated[str, Meta(min_length=1, max_length=256)]
+    password: Annotated[str, Meta(min_length=1, max_length=65536)]
+
+    def __repr__(self) -> str:
+        return "RegistryAuth(...)"
 
 
 Command = (
@@ -154,6 +165,15 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     isolation: Annotated[
         IsolationName | None, Meta(description="The least isolation accepted; never lowered.")
     ] = None
+    pull_policy: Annotated[
+        PullPolicyName | None,
+        Meta(description="When the image is fetched: `missing`, `always` or `never`."),
+    ] = None
+    pull_timeout_ms: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="How long finding and fetching the image may take."),
+    ] = None
+    registry_auth: RegistryAuth | None = None
     wait: Annotated[
         bool, Meta(description="False: answer 202 as soon as the execution is stored.")
     ] = True
@@ -400,23 +420,6 @@ class PoolsView(Struct, frozen=True, kw_only=True):
     pools: list[PoolView]
     queued: int
     running: int
-
-
-class ImageView(Struct, frozen=True, kw_only=True):
-    """One image that can be run here."""
-
-    reference: str
-    digest: str
-    size_bytes: int | None = None
-    created_at: datetime | None = None
-
-
-class ImagesView(Struct, frozen=True):
-    """All images here, and what other names stand for."""
-
-    images: list[ImageView]
-    aliases: dict[str, str]
-    default: str
 
 
 class MetricsView(Struct, frozen=True, kw_only=True):
