@@ -134,6 +134,7 @@ static void finish(struct command *c) {
 /* A signal to everything the command started; to everything there is when it owns the sandbox. */
 static void signal_tree(struct command *c, int number) {
     if (c->is_exclusive && agent.is_init) kill(-1, number);
+    else if (c->root_count) supervisor_signal_roots(c, number);
     else supervisor_ask(c, number == SIGKILL ? SUPERVISE_KILL_TREE : SUPERVISE_SIGNAL_TREE, number);
     if (number != SIGKILL) return;
     c->kill_ns = now_ns() + KILL_AGAIN_NS;
@@ -171,6 +172,8 @@ void commands_reaped(pid_t pid, int status, const struct rusage *usage) {
     for (int i = 0; i < COMMANDS_MAX; i++) {
         struct command *c = agent.commands[i];
         if (!c || c->is_tree_gone) continue;
+        for (unsigned root = 0; root < c->root_count; root++)
+            if (c->roots[root] == pid) c->roots[root] = c->roots[--c->root_count];
         if (!c->is_supervised && c->pid == pid && !c->is_reaped) {
             command_main_ended(c, status, usage);
             return;

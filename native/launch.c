@@ -19,13 +19,14 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "checkpoint.h"
 #include "chores.h"
 #include "handover.h"
 #include "kernel.h"
 #include "mounts.h"
 
-enum { REQUEST_LAUNCH = 1, REQUEST_PING, REQUEST_CHORES };
-enum { LAUNCHED = 1, FAILED, CHILD_EXITED, PONG, CHORES_DONE };
+enum { REQUEST_LAUNCH = 1, REQUEST_PING, REQUEST_CHORES, REQUEST_CRIU };
+enum { LAUNCHED = 1, FAILED, CHILD_EXITED, PONG, CHORES_DONE, CRIU_ENDED };
 enum { LAUNCHES_MAX = 64 };
 #define LAUNCH_NS_MAX 10000000000U
 
@@ -128,7 +129,7 @@ static pid_t clone_child(const struct plan *plan, struct launch *l, int listener
         .flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD,
         .pidfd = (uint64_t)(uintptr_t)&l->pidfd, .exit_signal = SIGCHLD};
     bool brings_lo_up = plan->netns != NETNS_HOST && !has_netns;
-    if (plan->userns != USERNS_NONE) args.flags |= CLONE_NEWUSER;
+    if (plan_has_userns(plan)) args.flags |= CLONE_NEWUSER;
     if (brings_lo_up) args.flags |= CLONE_NEWNET;
     if (cgroup >= 0) {
         args.flags |= KERNEL_CLONE_INTO_CGROUP;
@@ -209,7 +210,7 @@ static void launch(uint32_t id, struct plan *plan, int listener) {
         answer_failed(id, l ? errno : EAGAIN, "launch");
         return;
     }
-    *l = (struct launch){.id = id, .pidfd = -1, .gate = gates[0], .has_userns = plan->userns != USERNS_NONE,
+    *l = (struct launch){.id = id, .pidfd = -1, .gate = gates[0], .has_userns = plan_has_userns(plan),
                          .give_up_ns = now_ns() + LAUNCH_NS_MAX};
     unsigned joined;
     int cgroup2 = cgroup2_of(plan, &joined);
@@ -243,7 +244,7 @@ static void on_packet(size_t length, int *fds, unsigned fd_count) {
     uint8_t kind = read_u8(&r);
     bool is_zero = (read_u8(&r) | read_u16(&r)) == 0;
     uint32_t id = read_u32(&r);
-    if (r.bad || !is_zero || kind < REQUEST_LAUNCH || kind > REQUEST_CHORES) {
+    if (r.bad || !is_zero || kind < REQUEST_LAUNCH || kind > REQUEST_CRIU) {
         answer_failed(id, EINVAL, "the packet");
     } else if (kind == REQUEST_PING) {
         struct buffer answer = {0};
@@ -259,6 +260,9 @@ static void on_packet(size_t length, int *fds, unsigned fd_count) {
         put_u32(&answer, place);
         send_answer(&answer, -1);
         buffer_free(&answer);
+    } else if (kind == REQUEST_CRIU) {
+        int error = checkpoint_start(id, &r, fds, fd_count);
+        if (error) answer_failed(id, error, "run criu");
     } else if (fd_count != 1) {
         answer_failed(id, EBADF, "the listening socket");
     } else {
@@ -271,7 +275,7 @@ static void on_packet(size_t length, int *fds, unsigned fd_count) {
 }
 
 static void on_control(void) {
-    enum { FDS_MAX = 8 };
+    enum { FDS_MAX = CHECKPOINT_FDS_MAX };
     union {
         char bytes[CMSG_SPACE(sizeof(int) * FDS_MAX)];
         struct cmsghdr align;
@@ -300,6 +304,15 @@ static void reap(void) {
     int status;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
         struct launch *found = NULL;
+        uint32_t run;
+        if (checkpoint_ended(pid, &run)) {
+            struct buffer answer = {0};
+            begin_answer(&answer, CRIU_ENDED, run);
+            put_u32(&answer, (uint32_t)status);
+            send_answer(&answer, -1);
+            buffer_free(&answer);
+            continue;
+        }
         for (int i = 0; i < LAUNCHES_MAX; i++)
             if (launcher.launches[i].is_used && launcher.launches[i].pid == pid) found = &launcher.launches[i];
         /* What it said last comes first, be it READY or the reason. */

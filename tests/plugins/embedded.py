@@ -55,9 +55,9 @@ class Embedded:
         )
 
     async def sandbox(
-        self, *, root: RootFilesystem = HOST, limits: Limits | None = None
+        self, *, root: RootFilesystem = HOST, limits: Limits | None = None, **more: bool
     ) -> EmbeddedSandbox:
-        spec = SandboxSpec(new_sandbox_id(), root, limits or Limits())
+        spec = SandboxSpec(new_sandbox_id(), root, limits or Limits(), **more)
         return await self.runtime.create(spec)
 
     def output(self) -> OutputFiles:

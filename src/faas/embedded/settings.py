@@ -24,5 +24,7 @@ class EmbeddedSettings:
     binary: Path
     cgroup_policy: str = "auto"
     """`auto`, `v1`, `v2` or `none`."""
+    criu_prefix: Path | None = None
+    """Where scripts/criu.sh put CRIU; None: no memory checkpoints."""
     threads: int = 4
     """For blocking file work; more than the cores would only queue in the kernel."""

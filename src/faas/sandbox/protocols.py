@@ -70,6 +70,10 @@ class SandboxSpec:
     limits: Limits = field(default_factory=Limits)
     network: NetworkMode = NetworkMode.NONE
     hostname: str = "sandbox"
+    keeps_memory: bool = False
+    """Its processes shall be taken into, or come from, a memory checkpoint (`Checkpointable`)."""
+    is_refilled: bool = False
+    """Of those: nothing runs in it before `restore_processes`."""
 
 
 @dataclass(frozen=True, slots=True)
