@@ -139,6 +139,7 @@ def _runtime_options(settings: Settings) -> dict[str, str]:
         "pool_max": str(settings.pool_max),
         "docker_host": settings.docker_address,
         "docker_oci_runtime": settings.docker_oci_runtime,
+        "criu_prefix": str(Path(settings.criu_prefix or settings.data_dir / "criu").absolute()),
     }
 
 

@@ -104,6 +104,11 @@ class Settings:
     docker_oci_runtime: str = _setting(
         "", "OCI runtime the Docker Engine is to use; empty is crun where it has it."
     )
+    criu_prefix: str = _setting(
+        "",
+        "Where scripts/criu.sh put CRIU, for memory checkpoints; empty is `criu` in the data "
+        "directory.",
+    )
     default_image: str = _setting("host", "Image of a request that names none.")
     image_aliases: dict[str, str] = _setting(  # noqa: RUF009
         lambda: dict(_IMAGE_ALIASES),

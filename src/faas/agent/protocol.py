@@ -57,8 +57,8 @@ class Request(IntEnum):
     RENAME = 22
     TAR_IN = 23
     TAR_OUT = 24
-    EXPORT = 25
-    ADOPT = 26
+    EXPORT = 26
+    ADOPT = 27
 
 
 class Answer(IntEnum):
@@ -75,7 +75,7 @@ class Answer(IntEnum):
     STAT_OK = 73
     DIR_OK = 74
     DATA = 75
-    EXPORTED = 76
+    EXPORTED = 77
 
 
 EXEC_EXCLUSIVE, EXEC_TTY, EXEC_STDIN_OPEN, EXEC_STDIN_FD = 1, 2, 4, 8

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from faas.agent import archive, files
 from faas.agent.channel import AgentChannel
-from faas.agent.process import AgentProcess
 from faas.agent.moving import Exported, adopt_flags, pack_adopt, parse_exported
+from faas.agent.process import AgentProcess
 from faas.agent.protocol import Answer, Request, exec_flags, pack_exec, pack_string
 from faas.agent.spool import open_for_agent
 from faas.errors import NotFoundError, SandboxBrokenError

@@ -37,11 +37,11 @@ from faas.embedded.criu_images import private_copy
 from faas.embedded.launcher import Launcher
 from faas.embedded.memory import State, Tree, read_state, write_state
 from faas.embedded.run_dir import Meta, RunDir
+from faas.embedded.scrutiny import all_taken, examine, init_of, inspect
 from faas.embedded.user_slots import first_uid
 from faas.errors import (
     ConflictError,
     SandboxBrokenError,
-    UnsupportedError,
     WrongStateError,
 )
 from faas.sandbox.capabilities import Resumption
@@ -51,16 +51,14 @@ T = TypeVar("T")
 
 _RUN_SECONDS = 120.0
 """100 MB take a tenth of a second; this is for gigabytes on a slow disk."""
-_LOCK_SECONDS = 60.0
-_GPU = ("/dev/nvidia", "/dev/dri/", "/dev/kfd")
+_LOCK_TRIES, _LOCK_PAUSE_SECONDS = 12_000, 0.005
+"""A minute: as long as a dump may take that a former gateway began."""
 
 
 class OffLoop(Protocol):
     """Does blocking work in a thread."""
 
-    async def __call__(
-        self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T: ...
+    async def __call__(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
 
 
 class Movable(Protocol):
@@ -82,6 +80,20 @@ class Movable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Site:
+    """Where a sandbox is on this host."""
+
+    run_dir: RunDir
+    meta: Meta
+
+    @property
+    def user(self) -> int:
+        """The host's number of its only user."""
+        assert self.meta.slot is not None  # noqa: S101  only those with a slot keep memory
+        return first_uid(self.meta.slot)
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpointer:
     """Takes and restores for one runtime."""
 
@@ -90,31 +102,28 @@ class Checkpointer:
     off_loop: OffLoop
 
     @asynccontextmanager
-    async def taken(
-        self, sandbox: Movable, run_dir: RunDir, meta: Meta, target: Path
-    ) -> AsyncGenerator[None]:
+    async def taken(self, sandbox: Movable, site: Site, target: Path) -> AsyncGenerator[None]:
         """Write its processes into the empty folder `target`; inside they stand still.
 
         Raises:
             UnsupportedError: they are in a state that cannot be kept; they run on.
             WrongStateError: nothing runs in it.
         """
-        init = _init_of(run_dir)
+        init = init_of(site.run_dir)
         commands = {p.name: p for p in sandbox.running()}
         if not commands:
             raise WrongStateError("nothing runs there, so there is no memory to keep")
         before = {name: await sandbox.export(p) for name, p in commands.items()}
-        spared = await self.off_loop(_examine, init, before)
-        _write_marker(run_dir, spared)
+        spared = await self.off_loop(examine, init, before)
+        _write_marker(site.run_dir, spared)
         try:
-            assert meta.slot is not None  # noqa: S101  only those with a slot keep memory
-            trees = await self._dump_all(run_dir, first_uid(meta.slot), before, target)
+            trees = await self._dump_all(site, before, target)
             after = {name: await sandbox.export(p) for name, p in commands.items()}
-            last_pid = await self.off_loop(_all_taken, init, target, trees, after)
+            last_pid = await self.off_loop(all_taken, init, target, trees, after)
             write_state(
                 target,
                 State(
-                    user=first_uid(meta.slot),
+                    user=site.user,
                     last_pid=last_pid,
                     criu=self.criu.version,
                     machine=platform.machine(),
@@ -124,10 +133,10 @@ class Checkpointer:
             )
             yield
         finally:
-            await self.off_loop(let_go_on, run_dir)
+            await self.off_loop(let_go_on, site.run_dir)
 
     async def _dump_all(
-        self, run_dir: RunDir, user: int, commands: Mapping[str, Exported], target: Path
+        self, site: Site, commands: Mapping[str, Exported], target: Path
     ) -> list[Tree]:
         trees = [
             Tree(str(number), root, name)
@@ -139,8 +148,8 @@ class Checkpointer:
             folder = target / tree.folder
             folder.mkdir(mode=0o700)
             argv = self.criu.argv(*criu_words.dump_arguments(tree.root))
-            run = Run(self.criu.tree, folder, argv, user)
-            code = await self._run(run_dir, run, "runner.log")
+            run = Run(self.criu.tree, folder, argv, site.user)
+            code = await self._run(site.run_dir, run, "runner.log")
             if code:
                 log = folder / ("dump.log" if (folder / "dump.log").exists() else "runner.log")
                 raise criu_words.why_not_taken(log)
@@ -170,8 +179,7 @@ class Checkpointer:
     async def refill(
         self,
         sandbox: Movable,
-        run_dir: RunDir,
-        meta: Meta,
+        site: Site,
         images: Path,
         resumptions: Mapping[str, Resumption],
     ) -> dict[str, AgentProcess]:
@@ -197,37 +205,30 @@ class Checkpointer:
                     [*_spools(wanted), *theirs],
                 )
             for tree in state.trees:
-                await self._restore_one(run_dir, meta, images, state, tree, ends[tree.command])
+                await self._restore_one(site, images, state, tree, ends[tree.command])
         finally:
             for pairs in ends.values():
                 for _, descriptor in pairs:
                     os.close(descriptor)
-        await self.off_loop(_inspect, run_dir, meta)
+        await self.off_loop(inspect, site.run_dir, site.user)
         return processes_
 
     async def _restore_one(
-        self,
-        run_dir: RunDir,
-        meta: Meta,
-        images: Path,
-        state: State,
-        tree: Tree,
-        pipes: list[tuple[str, int]],
+        self, site: Site, images: Path, state: State, tree: Tree, pipes: list[tuple[str, int]]
     ) -> None:
-        assert meta.slot is not None  # noqa: S101  only those with a slot keep memory
-        own = images.parent / f".{run_dir.sandbox_id}-{tree.folder}"
-        copied = partial(private_copy, old=state.user, new=first_uid(meta.slot))
+        own = images.parent / f".{site.run_dir.sandbox_id}-{tree.folder}"
+        copied = partial(private_copy, old=state.user, new=site.user)
         try:
             await self.off_loop(copied, images / tree.folder, own)
             run = Run(
                 self.criu.tree,
                 own,
                 self.criu.argv(*criu_words.restore_arguments([name for name, _ in pipes])),
-                first_uid(meta.slot),
-                meta.leaf.procs_files,
+                site.user,
+                site.meta.leaf.procs_files,
                 state.last_pid,
             )
-            code = await self._run(run_dir, run, "runner.log", [end for _, end in pipes])
+            code = await self._run(site.run_dir, run, "runner.log", [end for _, end in pipes])
             if code:
                 log = own / ("restore.log" if (own / "restore.log").exists() else "runner.log")
                 raise criu_words.why_not_restored(log)
@@ -251,7 +252,7 @@ def let_go_on(run_dir: RunDir) -> None:
             return
         os.close(pidfd)
         os.close(_lock(run_dir))  # a dump that a former gateway began comes to its end first
-        processes.go_on(_init_of(run_dir), spared=spared)
+        processes.go_on(init_of(run_dir), spared=spared)
     marker.unlink(missing_ok=True)
 
 
@@ -264,100 +265,15 @@ def _write_marker(run_dir: RunDir, spared: set[int]) -> None:
 def _lock(run_dir: RunDir) -> int:
     """Hold the sandbox's lock; it stays held as long as whoever inherits the descriptor lives."""
     descriptor = os.open(run_dir.path / "checkpoint.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-    give_up = time.monotonic() + _LOCK_SECONDS
-    while True:
+    for _ in range(_LOCK_TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            if time.monotonic() > give_up:
-                os.close(descriptor)
-                raise SandboxBrokenError("a former checkpoint does not come to its end") from None
-            time.sleep(0.005)
+            time.sleep(_LOCK_PAUSE_SECONDS)
         else:
             return descriptor
-
-
-def _init_of(run_dir: RunDir) -> int:
-    try:
-        return int(Path(run_dir.pid_file).read_text().split()[0])
-    except (OSError, ValueError, IndexError) as error:
-        raise SandboxBrokenError("the sandbox is gone") from error
-
-
-def _examine(init: int, commands: Mapping[str, Exported]) -> set[int]:
-    """Refuse what CRIU would fail at late; return the processes that are stopped already."""
-    seen = processes.below(init)
-    for one in seen:
-        for _, target in processes.descriptors(one.pid):
-            if target.startswith(_GPU):
-                raise UnsupportedError(
-                    "the memory cannot be kept: it uses a GPU",
-                    hint="keep the files only (memory: false)",
-                )
-    _refuse_shared_pipes(seen, commands)
-    return {one.inner_pid for one in seen if one.state == "T"}
-
-
-def _refuse_shared_pipes(seen: list[processes.Seen], commands: Mapping[str, Exported]) -> None:
-    """Each tree is taken by itself: a pipe between two would be torn without a word."""
-    known = {f"pipe:[{n}]" for c in commands.values() for n in (c.stdin_pipe, c.stdout_pipe, c.stderr_pipe)}
-    roots = {root for command in commands.values() for root in command.roots}
-    tree_of: dict[int, int] = {}
-    owner: dict[str, int] = {}
-    for one in seen:
-        own = one.pid if one.inner_pid in roots else tree_of.get(one.parent)
-        if own is None:
-            continue
-        tree_of[one.pid] = own
-        for _, target in processes.descriptors(one.pid):
-            if target.startswith("pipe:") and target not in known:
-                if owner.setdefault(target, own) != own:
-                    raise UnsupportedError(
-                        "the memory cannot be kept: two processes that were left behind share a pipe",
-                        hint="keep the files only (memory: false), or keep their parent alive",
-                    )
-
-
-def _all_taken(
-    init: int, target: Path, trees: list[Tree], commands: Mapping[str, Exported]
-) -> int:
-    """Check that nothing of the sandbox was left out; return the highest number in it."""
-    roots = {tree.root for tree in trees}
-    if roots != {root for command in commands.values() for root in command.roots}:
-        raise WrongStateError(
-            "a command began or ended while the memory was taken", hint="try again"
-        )
-    taken = {
-        int(path.name.removeprefix("core-").removesuffix(".img"))
-        for tree in trees
-        for path in (target / tree.folder).glob("core-*.img")
-    }
-    alive = processes.below(init)
-    ours = {one.pid for one in alive if one.parent == init and processes.is_ours(one.pid, init)}
-    strange = [x for x in alive if x.state != "Z" and x.inner_pid not in taken and x.pid not in ours]
-    if strange:
-        raise UnsupportedError(
-            "the memory cannot be kept: processes run that no running command has begun",
-            hint="end what former commands left in the background, or keep the files only",
-            details={"processes": len(strange)},
-        )
-    return processes.inner_pid_max(init)
-
-
-def _inspect(run_dir: RunDir, meta: Meta) -> None:
-    """Whatever the images said: nobody in the sandbox has any power."""
-    assert meta.slot is not None  # noqa: S101  only those with a slot keep memory
-    user = str(first_uid(meta.slot))
-    nothing = "0" * 16
-    for one in processes.below(_init_of(run_dir)):
-        has = processes.privileges(one.pid)
-        if not has or one.state == "Z":
-            continue
-        users = set(has.get("Uid", "").split()) | set(has.get("Gid", "").split())
-        powers = {value for name, value in has.items() if name.startswith("Cap")}
-        is_bound = has.get("NoNewPrivs") == "1" and has.get("Seccomp") == "2"
-        if users != {user} or powers != {nothing} or not is_bound or has.get("Groups"):
-            raise SandboxBrokenError("a restored process has more power than it may have")
+    os.close(descriptor)
+    raise SandboxBrokenError("a former checkpoint does not come to its end")
 
 
 def _pipes(command: Exported) -> tuple[list[tuple[str, int]], list[int]]:
@@ -395,9 +311,6 @@ def _as_resumed(command: Exported, wanted: Resumption | None) -> Exported:
         stderr_total=0,
         time_left_ms=command.time_left_ms if wanted.timeout_ms is None else wanted.timeout_ms,
         output_bytes_max=(
-            command.output_bytes_max
-            if wanted.output_bytes_max is None
-            else wanted.output_bytes_max
+            command.output_bytes_max if wanted.output_bytes_max is None else wanted.output_bytes_max
         ),
     )
-

@@ -149,7 +149,9 @@ def _learn(wrapper: Path, cache: Path) -> Path:
     if kdat.is_file() and kdat.stat().st_mtime >= wrapper.stat().st_mtime:
         return kdat
     script = 'mount -t tmpfs none /run && "$0" check >&2; cat /run/criu.kdat'
-    learnt = _output(["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(wrapper)])
+    learnt = _output(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(wrapper)]
+    )
     if not learnt:
         raise UnsupportedError(
             "CRIU finds that this kernel lacks what it needs", hint=f"{wrapper} check"
@@ -187,8 +189,9 @@ _REASONS = (
     (r"Can't dump ghost file .* size", "it has a deleted file open that is too large"),
     (r"link-remap|Can't create link remap|Can't dump unlinked",
      "it has a file open whose name was taken away"),
-    (r"userfaultfd|perf_event|bpf|fanotify|pidfd", "it has a kernel object open that cannot be kept"),
-    (r"Can't look up|Can't find path|mnt_id|bad mount", "it has a file open that lies nowhere it sees"),
+    (r"userfaultfd|perf_event|bpf|fanotify|pidfd",
+     "it has an object of the kernel that cannot be kept"),
+    (r"Can't look up|Can't find path|mnt_id|bad mount", "it has a file open that it cannot reach"),
     (r"is being (?:traced|debugged)|ptrace", "it is being traced"),
 )  # fmt: skip
 

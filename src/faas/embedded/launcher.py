@@ -119,9 +119,7 @@ class Launcher:
         finally:
             self._chores.pop(number, None)
 
-    async def run_criu(
-        self, request: bytes, descriptors: Sequence[int], *, seconds: float
-    ) -> int:
+    async def run_criu(self, request: bytes, descriptors: Sequence[int], *, seconds: float) -> int:
         """Run CRIU in a sandbox (`criu.Run` makes the request); return its exit code.
 
         What was begun is ended, also when the caller is cancelled or this process dies.
@@ -226,14 +224,10 @@ class Launcher:
             pong = self._pings.get(number)
             if pong is not None and not pong.done():
                 pong.set_result(None)
-        elif kind == _CHORES_DONE:
-            done = self._chores.get(number)
+        elif kind in (_CHORES_DONE, _CRIU_ENDED):
+            done = (self._chores if kind == _CHORES_DONE else self._runs).get(number)
             if done is not None and not done.done():
                 done.set_result(struct.unpack_from("<I", body)[0])
-        elif kind == _CRIU_ENDED:
-            ended = self._runs.get(number)
-            if ended is not None and not ended.done():
-                ended.set_result(struct.unpack_from("<I", body)[0])
         # EXITED says nothing that the sandbox's own pidfd does not say, also after a restart.
         for descriptor in descriptors:
             os.close(descriptor)

@@ -1,7 +1,7 @@
 """What lies in a folder of memory images besides CRIU's own files: `state.json`, and its folders.
 
-    state.json      this
-    0/ 1/ …         CRIU's images of one tree of processes each
+state.json      this
+0/ 1/ …         CRIU's images of one tree of processes each
 """
 
 from pathlib import Path

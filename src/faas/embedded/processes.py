@@ -44,8 +44,8 @@ def inner_pid_max(init: int) -> int:
     numbers = [1]
     for seen in below(init):
         with contextlib.suppress(OSError):
-            for thread in os.listdir(f"/proc/{seen.pid}/task"):
-                inner = _inner_pid(f"/proc/{seen.pid}/task/{thread}/status")
+            for thread in Path(f"/proc/{seen.pid}/task").iterdir():
+                inner = _inner_pid(thread / "status")
                 numbers.append(inner or 1)
     return max(numbers)
 
@@ -61,15 +61,15 @@ def go_on(init: int, *, spared: set[int]) -> None:
 def descriptors(pid: int) -> Iterator[tuple[int, str]]:
     """Yield what a process has open: number, and what it leads to."""
     with contextlib.suppress(OSError):
-        for name in os.listdir(f"/proc/{pid}/fd"):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
-                yield int(name), os.readlink(f"/proc/{pid}/fd/{name}")
+                yield int(link.name), str(link.readlink())
 
 
 def is_ours(pid: int, init: int) -> bool:
     """Whether a process runs the agent's own program: its supervisors and workers do."""
     try:
-        one, other = os.stat(f"/proc/{pid}/exe"), os.stat(f"/proc/{init}/exe")
+        one, other = Path(f"/proc/{pid}/exe").stat(), Path(f"/proc/{init}/exe").stat()
     except OSError:
         return False
     return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
@@ -90,10 +90,9 @@ def privileges(pid: int) -> dict[str, str]:
 
 def _children(pid: int) -> Iterator[int]:
     with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):
-                text = Path(f"/proc/{pid}/task/{thread}/children").read_text()
-                yield from map(int, text.split())
+                yield from map(int, (thread / "children").read_text().split())
 
 
 def _look(pid: int) -> Seen | None:
@@ -103,13 +102,13 @@ def _look(pid: int) -> Seen | None:
         return None
     # The name in parentheses may hold anything; the fields count from after the last one.
     state, parent = text.rpartition(")")[2].split()[:2]
-    inner = _inner_pid(f"/proc/{pid}/status")
+    inner = _inner_pid(Path(f"/proc/{pid}/status"))
     return None if inner is None else Seen(pid, inner, int(parent), state)
 
 
-def _inner_pid(status: str) -> int | None:
+def _inner_pid(status: Path) -> int | None:
     with contextlib.suppress(OSError, ValueError):
-        for line in Path(status).read_text().splitlines():
+        for line in status.read_text().splitlines():
             if line.startswith("NSpid:"):
                 return int(line.split()[-1])
     return None

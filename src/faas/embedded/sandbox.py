@@ -14,9 +14,8 @@ from faas.agent.process import AgentProcess, plain_verdict
 from faas.agent.protocol import ExitFrame
 from faas.agent.sandbox import AgentSandbox
 from faas.embedded.cgroups import Meter
-from faas.embedded.checkpoint import Checkpointer
+from faas.embedded.checkpoint import Checkpointer, Site
 from faas.embedded.run_dir import Meta, RunDir
-from faas.embedded.user_slots import first_uid
 from faas.errors import SandboxBrokenError, UnsupportedError
 from faas.model import ExitReason, Limits
 from faas.sandbox.capabilities import Resumption
@@ -54,7 +53,7 @@ class EmbeddedSandbox(AgentSandbox):
         upkeep: Upkeep,
     ) -> None:
         super().__init__(run_dir.sandbox_id, channel)
-        self._run_dir = run_dir
+        self._site = Site(run_dir, meta)
         self._meta = meta
         self._meter = Meter(meta.leaf)
         self._pidfd = pidfd
@@ -97,7 +96,7 @@ class EmbeddedSandbox(AgentSandbox):
     async def processes_taken(self, images: Path) -> AsyncGenerator[None]:
         """Write its processes into `images`; they stand still inside the context."""
         checkpointer = await self._checkpointer()
-        async with self._moving, checkpointer.taken(self, self._run_dir, self._meta, images):
+        async with self._moving, checkpointer.taken(self, self._site, images):
             yield
 
     async def restore_processes(
@@ -106,7 +105,7 @@ class EmbeddedSandbox(AgentSandbox):
         """Go on from images, in a sandbox that was made with `is_refilled`."""
         checkpointer = await self._checkpointer()
         async with self._moving:
-            return await checkpointer.refill(self, self._run_dir, self._meta, images, resumptions)
+            return await checkpointer.refill(self, self._site, images, resumptions)
 
     async def _checkpointer(self) -> Checkpointer:
         self._require_alive()
@@ -159,7 +158,7 @@ class EmbeddedSandbox(AgentSandbox):
 
     def _command(self, command: Command) -> Command:
         if self._meta.keeps_memory:
-            command = _as_only_user(command, self._meta)
+            command = _as_only_user(command, self._site.user)
             return self._complete(command, home="/root")
         return self._complete(command, home="/root" if command.uid == 0 else "/")
 
@@ -177,14 +176,12 @@ class EmbeddedSandbox(AgentSandbox):
         )
 
 
-def _as_only_user(command: Command, meta: Meta) -> Command:
-    assert meta.slot is not None  # noqa: S101  only those with a slot keep memory
+def _as_only_user(command: Command, user: int) -> Command:
     if command.uid or command.gid:
         raise UnsupportedError(
             "a sandbox that keeps memory has one user only",
             hint="leave out `user`, or `memory`",
         )
-    user = first_uid(meta.slot)
     return replace(command, uid=user, gid=user)
 
 
