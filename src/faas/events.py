@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from faas.ids import ExecutionId, InstanceId, SandboxId, TenantId
 from faas.model import ExecutionRecord
@@ -123,6 +124,7 @@ class RuntimeProbed(Event):
 
 
 Listener = Callable[[Event], None]
+E = TypeVar("E", bound=Event)
 
 
 @dataclass(slots=True, eq=False)
@@ -155,11 +157,16 @@ class EventBus:
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
+        self._by_kind: dict[type[Event], list[Callable[[Any], None]]] = {}
         self._subscriptions: list[Subscription] = []
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every event from now on."""
         self._listeners.append(listener)
+
+    def listen_to(self, kind: type[E], listener: Callable[[E], None]) -> None:
+        """Call `listener` with every event of exactly that kind from now on."""
+        self._by_kind.setdefault(kind, []).append(listener)
 
     def subscribe(self, *, capacity: int = 1024) -> Subscription:
         """Open a queue of events; close it with `unsubscribe`."""
@@ -174,6 +181,8 @@ class EventBus:
 
     def publish(self, event: Event) -> None:
         """Tell everybody."""
+        for listener in self._by_kind.get(type(event), ()):
+            listener(event)
         for listener in self._listeners:
             listener(event)
         for subscription in self._subscriptions:

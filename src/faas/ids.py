@@ -5,9 +5,10 @@ Crockford's base 32 (the ULID layout), lower case, so ids sort by the time they 
 and are safe as file, cgroup and container names.
 """
 
+import os
 import re
-import secrets
 import time
+from functools import lru_cache
 from typing import NewType
 
 from faas.errors import InvalidArgumentError
@@ -25,10 +26,19 @@ _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _SHAPE = re.compile(r"(exec|sbx|inst|snap|br)-[0-9a-hjkmnp-tv-z]{26}")
 
 
+_SHIFTS = range(70, -1, -10)
+
+
 def _mint(prefix: str) -> str:
-    value = (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80)
-    pairs = [_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)]
-    return f"{prefix}-{''.join(pairs)}"
+    value = int.from_bytes(os.urandom(10), "big")
+    pairs = [_PAIRS[(value >> shift) & 1023] for shift in _SHIFTS]
+    return f"{prefix}-{_of_time(time.time_ns() // 1_000_000)}{''.join(pairs)}"
+
+
+@lru_cache(maxsize=1)
+def _of_time(ms: int) -> str:
+    """Spell the part that all ids of one millisecond share."""
+    return "".join(_PAIRS[(ms >> shift) & 1023] for shift in range(40, -1, -10))
 
 
 def new_execution_id() -> ExecutionId:

@@ -140,7 +140,7 @@ def _histogram(name: str, help_: str, *labels: str) -> Histogram:
 
 
 class Metrics:
-    """Everything that is counted. Give `on_event` to an `EventBus`, or use `listen`."""
+    """Everything that is counted. `listen` lets it hear of what happens."""
 
     def __init__(self) -> None:
         self.queued = _counter("faas_executions_queued_total", "Executions admitted to the queue.")
@@ -211,7 +211,8 @@ class Metrics:
 
     def listen(self, events: EventBus) -> None:
         """Count what this bus publishes from now on."""
-        events.listen(self.on_event)
+        for kind, handler in self._handlers.items():
+            events.listen_to(kind, handler)
 
     def on_event(self, event: Event) -> None:
         """Count one event; those without a metric are passed over."""

@@ -32,6 +32,7 @@ from faas.agent.protocol import (
     parse_output,
     parse_started,
 )
+from faas.clock import expire_later
 from faas.errors import SandboxBrokenError, TooLargeError
 
 _RECEIVE_BYTES = 256 << 10
@@ -116,12 +117,14 @@ class AgentChannel:
         """
         number = self._new_id() if frame_id is None else frame_id
         answer = self._send(kind, number, payload, flags, descriptors)
+        timer = expire_later(answer, seconds, self._loop)
         try:
-            async with asyncio.timeout(seconds):
-                frame = await answer
+            frame = await answer
         except TimeoutError:
             self.close(f"no answer to {kind.name} within {seconds:.0f} s")
             raise self._error() from None
+        finally:
+            timer.cancel()
         if frame.kind == expects:
             return frame.payload
         if frame.kind == Answer.ERROR:

@@ -189,8 +189,8 @@ class AgentSandbox(ABC):
 def _descriptors(command: Command, output: OutputFiles) -> list[int]:
     taken: list[int] = []
     try:
-        taken.append(open_for_agent(output.stdout))
-        taken.append(open_for_agent(output.stderr))
+        taken.append(open_for_agent(output.stdout_name))
+        taken.append(open_for_agent(output.stderr_name))
         if command.stdin is not None:
             taken.append(archive.sealed(command.stdin))
     except BaseException:

@@ -56,7 +56,7 @@ class Spool:
         return self._descriptor
 
 
-def open_for_agent(path: Path) -> int:
+def open_for_agent(path: Path | str) -> int:
     """Open a spool for the agent to write; what it holds stays."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     return os.open(path, flags, 0o600)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from faas.clock import expire_later
 from faas.errors import RuntimeUnavailableError, SandboxBrokenError, TooLargeError
 
 _HEAD = struct.Struct("<BBHI")
@@ -88,12 +89,14 @@ class Launcher:
         answer: asyncio.Future[Launched] = asyncio.get_running_loop().create_future()
         self._pending[number] = answer
         packet = _HEAD.pack(_LAUNCH, 0, 0, number) + plan
+        timer = expire_later(answer, _LAUNCH_SECONDS, asyncio.get_running_loop())
         try:
-            async with asyncio.timeout(_LAUNCH_SECONDS):
-                await self._send(packet, [listener.fileno()])
-                return await answer
+            await self._send(packet, [listener.fileno()])
+            return await answer
         except TimeoutError:
             raise SandboxBrokenError("the launcher did not answer in time") from None
+        finally:
+            timer.cancel()
         # A cancelled launch stays pending: when its answer comes, the sandbox is killed at once.
 
     async def do(self, chores: list[bytes]) -> int:
@@ -110,12 +113,7 @@ class Launcher:
         self._chores[number] = done
         try:
             await self._send(_HEAD.pack(_CHORES, 0, 0, number) + b"".join(chores), [])
-            # What was sent will be done, so a cancelled caller too waits until it is over:
-            # else its undo runs before the very work it is to undo.
-            await _wait_out(done)
-            if done.done():
-                return done.result()
-            raise SandboxBrokenError("the launcher did not answer in time")
+            return await self._done(number, done)
         finally:
             self._chores.pop(number, None)
 
@@ -139,6 +137,26 @@ class Launcher:
             return os.waitstatus_to_exitcode(ended.result())
         finally:
             self._runs.pop(number, None)
+
+    async def _done(self, number: int, done: asyncio.Future[int]) -> int:
+        loop = asyncio.get_running_loop()
+        timer = expire_later(done, _LAUNCH_SECONDS, loop)
+        try:
+            return await done
+        except TimeoutError:
+            raise SandboxBrokenError("the launcher did not answer in time") from None
+        except asyncio.CancelledError:
+            # What was sent will be done, so a cancelled caller too waits until it is over: else its
+            # undo would run before the very work it is to undo.
+            if done.cancelled() and self._control is not None:
+                over = self._chores[number] = loop.create_future()
+                late = expire_later(over, _LAUNCH_SECONDS, loop)
+                with contextlib.suppress(TimeoutError, SandboxBrokenError):
+                    await over
+                late.cancel()
+            raise
+        finally:
+            timer.cancel()
 
     async def aclose(self) -> None:
         """Let the process go. Its sandboxes stay. Idempotent."""

@@ -47,7 +47,8 @@ class Active:
     """The command may have done something; before that, failing costs nothing."""
     overdue_ns: int | None = None
     stdin_taken: int = 0
-    stdin_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    stdin_turn: asyncio.Lock | None = None
+    """Made by the first who writes: most executions take no input."""
     record: ExecutionRecord | None = None
     error: FaasError | None = None
     """Why there is no record: it could not be begun."""

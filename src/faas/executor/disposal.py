@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 
-from faas.clock import Clock
+from faas.clock import Clock, within
 from faas.executor.background import Background
 from faas.sandbox.guarded import GuardedSandbox
 
@@ -79,8 +79,7 @@ class Disposal:
     async def _destroy(self, sandbox: GuardedSandbox, reason: str) -> None:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                async with asyncio.timeout(ATTEMPT_SECONDS_MAX):
-                    await sandbox.destroy(reason)
+                await within(ATTEMPT_SECONDS_MAX, sandbox.destroy(reason))
             except Exception:  # noqa: BLE001  whatever it is, the next sandbox must be destroyed too
                 _log.exception(
                     "a sandbox could not be destroyed",

@@ -46,7 +46,7 @@ class Intake:
         events: EventBus,
         clock: Clock,
     ) -> None:
-        self._settings = settings
+        self._live_dir = str(settings.live_dir)
         self._ledger = ledger
         self._registry = registry
         self._images = images
@@ -185,7 +185,7 @@ class Intake:
             tenant=principal.tenant,
             runtime=runtime,
             root=root,
-            output=output_files(self._settings.live_dir, entry.id),
+            output=output_files(self._live_dir, entry.id),
             ticket=ticket,
             submitted_ns=self._clock.monotonic_ns(),
             state=entry.state,

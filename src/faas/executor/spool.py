@@ -9,14 +9,12 @@ from faas.ids import ExecutionId
 from faas.sandbox.protocols import Exit, OutputFiles
 
 
-def output_files(directory: Path, execution_id: ExecutionId) -> OutputFiles:
+def output_files(directory: Path | str, execution_id: ExecutionId) -> OutputFiles:
     """Say where the output of an execution goes."""
-    return OutputFiles(
-        Path(f"{directory}/{execution_id}.out"), Path(f"{directory}/{execution_id}.err")
-    )
+    return OutputFiles(f"{directory}/{execution_id}.out", f"{directory}/{execution_id}.err")
 
 
-def read_range(path: Path, offset: int, length: int) -> bytes:
+def read_range(path: Path | str, offset: int, length: int) -> bytes:
     """Read part of a file; short at its end, empty when there is none."""
     if length <= 0:
         return b""
@@ -30,7 +28,7 @@ def read_range(path: Path, offset: int, length: int) -> bytes:
         os.close(descriptor)
 
 
-def read_whole(path: Path, bytes_max: int) -> bytes:
+def read_whole(path: Path | str, bytes_max: int) -> bytes:
     """Read a file from its start, at most that much."""
     return read_range(path, 0, min(bytes_max, size_of(path)))
 
@@ -41,22 +39,22 @@ def read_both(output: OutputFiles, end: Exit, bytes_max: int) -> tuple[bytes, by
     Raises:
         DataLossError: the files hold less.
     """
-    stdout = _read_kept(output.stdout, min(end.stdout_kept_bytes, bytes_max))
-    stderr = _read_kept(output.stderr, min(end.stderr_kept_bytes, bytes_max))
+    stdout = _read_kept(output.stdout_name, min(end.stdout_kept_bytes, bytes_max))
+    stderr = _read_kept(output.stderr_name, min(end.stderr_kept_bytes, bytes_max))
     return stdout, stderr
 
 
-def size_of(path: Path) -> int:
+def size_of(path: Path | str) -> int:
     """Return the length of a file; 0 when there is none."""
     try:
-        return path.stat().st_size
+        return os.stat(path).st_size  # noqa: PTH116  on the hot path, half the cost of Path.stat
     except FileNotFoundError:
         return 0
 
 
 def remove(output: OutputFiles) -> None:
     """Take both files away."""
-    for path in (output.stdout, output.stderr):
+    for path in (output.stdout_name, output.stderr_name):
         try:  # noqa: SIM105  and this a fifth of suppress
             os.unlink(path)  # noqa: PTH108  on the hot path, half the cost of Path.unlink
         except FileNotFoundError:
@@ -84,10 +82,10 @@ def remove_strangers(directory: Path, known: set[ExecutionId]) -> int:
     return len(strangers)
 
 
-def _read_kept(path: Path, length: int) -> bytes:
+def _read_kept(path: str, length: int) -> bytes:
     if not length:
         return b""
-    data = read_range(path, 0, min(length, size_of(path)))
+    data = read_range(path, 0, length)
     if len(data) < length:
         raise DataLossError(f"{length - len(data)} bytes of the output are gone")
     return data

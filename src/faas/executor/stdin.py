@@ -1,5 +1,7 @@
 """Feeds a running command's stdin, in order, at the speed it reads."""
 
+import asyncio
+
 from faas.clock import Clock
 from faas.errors import WrongStateError
 from faas.executor.active import Active
@@ -25,6 +27,8 @@ async def feed(
             raise WrongStateError("the execution has ended")
         await active.change()
     process = active.process
+    if active.stdin_turn is None:
+        active.stdin_turn = asyncio.Lock()
     async with active.stdin_turn:
         if offset is None:
             offset = active.stdin_taken

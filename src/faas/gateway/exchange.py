@@ -1,12 +1,12 @@
 """One HTTP request as the handlers see it: what was sent, read within bounds, and by whom."""
 
-import asyncio
 import re
 from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope
 
+from faas.clock import within
 from faas.errors import DeadlineExceededError, InvalidArgumentError, TooLargeError
 from faas.gateway.problems import UnsupportedMediaTypeError
 from faas.gateway.settings import GatewaySettings
@@ -88,8 +88,7 @@ class Exchange:
         if len(announced) > len(str(most)) or int(announced or b"0") > most:
             raise _too_large(most)
         try:
-            async with asyncio.timeout(self.settings.body_timeout_seconds):
-                return await self._read(most)
+            return await within(self.settings.body_timeout_seconds, self._read(most))
         except TimeoutError as late:
             raise DeadlineExceededError("the body of the request did not arrive in time") from late
 

@@ -10,6 +10,8 @@ import math
 import posixpath
 import re
 from collections.abc import Iterable
+from dataclasses import astuple
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -286,6 +288,8 @@ def ceilings(most: Limits) -> dict[str, float]:
 
 def _limits(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) -> Limits:
     default, most = settings.limits_default, settings.limits_max
+    if _asks_for_no_limit(request):
+        return _least(default, most)
 
     def within(field: str, unit: int, default: int, most: int) -> int:
         value: float | None = getattr(request, field)
@@ -306,6 +310,22 @@ def _limits(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) 
         within("disk_mb", _MIB, default.disk_bytes, most.disk_bytes),
         within("output_limit", 1, default.output_bytes_max, most.output_bytes_max),
     )
+
+
+def _asks_for_no_limit(request: ExecuteRequest) -> bool:
+    return (
+        request.timeout_ms is None
+        and request.memory_mb is None
+        and request.cpu_cores is None
+        and request.pids_max is None
+        and request.disk_mb is None
+        and request.output_limit is None
+    )
+
+
+@lru_cache(maxsize=8)
+def _least(default: Limits, most: Limits) -> Limits:
+    return Limits(*map(min, astuple(default), astuple(most)))
 
 
 def _user(user: str | None, faults: Faults) -> str | None:

@@ -95,6 +95,7 @@ class ImageStore:
     ) -> None:
         """`aliases` say what a name means while no image of that name was imported."""
         self._directory = directory
+        self._generation_name = str(directory / "generation")
         self._trees, self._refs, self._tmp = (directory / part for part in ("trees", "refs", "tmp"))
         for part in (directory, self._trees, self._refs, self._tmp):
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -255,7 +256,7 @@ class ImageStore:
 
     def _look_at_generation(self) -> tuple[int, int] | None:
         try:
-            info = os.stat(self._directory / "generation")  # noqa: PTH116  on every execution's path
+            info = os.stat(self._generation_name)  # noqa: PTH116  on every execution's path
         except FileNotFoundError:
             return None
         return info.st_ino, info.st_mtime_ns

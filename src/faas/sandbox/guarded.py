@@ -7,12 +7,11 @@ sandbox is dead to everybody but `destroy`: nothing is ever run in a place that 
 Refusals that are the caller's fault leave it alive. Birth and death are published as events.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import TypeVar
 
-from faas.clock import Clock
+from faas.clock import Clock, within
 from faas.errors import (
     FaasError,
     InternalError,
@@ -56,8 +55,7 @@ async def create_guarded(
     """
     started_ns = clock.monotonic_ns()
     try:
-        async with asyncio.timeout(seconds_max):
-            sandbox = await runtime.create(spec)
+        sandbox = await within(seconds_max, runtime.create(spec))
     except TimeoutError as failure:
         events.publish(SandboxCreateFailed(runtime=runtime.name, code=SandboxBrokenError.code))
         raise SandboxBrokenError(

@@ -160,7 +160,9 @@ print(sys.stdin.read(), flush=True)
 
 
 async def test_the_exit_code_and_the_time_limit_are_those_of_the_restored(begin):
-    kept = await begin("import time, os, sys\nwhile not os.path.exists('/tmp/go'): time.sleep(0.01)\nsys.exit(7)")
+    kept = await begin(
+        "import time, os, sys\nwhile not os.path.exists('/tmp/go'): time.sleep(0.01)\nsys.exit(7)"
+    )
     await until(lambda: True)
     await asyncio.sleep(0.2)  # the interpreter starts; wherever it is taken, it goes on
     await kept.take()

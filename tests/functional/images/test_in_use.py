@@ -18,7 +18,7 @@ async def test_a_tree_is_held_while_a_sandbox_stands_on_it(
     (source / "bin").mkdir(parents=True)
     (source / "bin" / "true").write_text("#!/bin/sh\n")
     store, bus = ImageStore(tmp_path / "images", {}), EventBus()
-    bus.listen(TreesInUse(store).on_event)
+    TreesInUse(store).listen(bus)
     record = await store.import_("mine", source)
     sandbox = new_sandbox_id()
     facts = {"sandbox_id": sandbox, "runtime": "embedded", "image_digest": record.digest}
