@@ -192,6 +192,7 @@ class Checkpointer:
         state = read_state(images)
         if state.machine != platform.machine():
             raise ConflictError(f"the memory was taken on {state.machine}")
+        resumptions = _by_name(state, resumptions)
         processes_: dict[str, AgentProcess] = {}
         ends: dict[str, list[tuple[str, int]]] = {}
         try:
@@ -274,6 +275,17 @@ def _lock(run_dir: RunDir) -> int:
             return descriptor
     os.close(descriptor)
     raise SandboxBrokenError("a former checkpoint does not come to its end")
+
+
+def _by_name(state: State, resumptions: Mapping[str, Resumption]) -> Mapping[str, Resumption]:
+    if "" not in resumptions:
+        return resumptions
+    if len(state.commands) != 1:
+        raise ConflictError(
+            f"the memory holds {len(state.commands)} commands, not one",
+            hint="restore it as an instance",
+        )
+    return {next(iter(state.commands)): resumptions[""]}
 
 
 def _pipes(command: Exported) -> tuple[list[tuple[str, int]], list[int]]:

@@ -9,6 +9,7 @@ from faas.embedded.memory import Tree
 from faas.embedded.run_dir import RunDir
 from faas.errors import SandboxBrokenError, UnsupportedError, WrongStateError
 
+_NOT_KEPT = ("/run/", "/dev/shm/")  # noqa: S108  the sandbox's own
 _GPU = ("/dev/nvidia", "/dev/dri/", "/dev/kfd")
 
 
@@ -25,13 +26,21 @@ def examine(init: int, commands: Mapping[str, Exported]) -> set[int]:
     seen = processes.below(init)
     for one in seen:
         for _, target in processes.descriptors(one.pid):
-            if target.startswith(_GPU):
-                raise UnsupportedError(
-                    "the memory cannot be kept: it uses a GPU",
-                    hint="keep the files only (memory: false)",
-                )
+            _refuse(target)
     _refuse_shared_pipes(seen, commands)
     return {one.inner_pid for one in seen if one.state == "T"}
+
+
+def _refuse(target: str) -> None:
+    if target.startswith(_GPU):
+        raise UnsupportedError(
+            "the memory cannot be kept: it uses a GPU", hint="keep the files only (memory: false)"
+        )
+    if target.startswith(_NOT_KEPT) and not target.endswith(" (deleted)"):
+        raise UnsupportedError(
+            f"the memory cannot be kept: it has {target[:100]} open, and files there are not kept",
+            hint="put the file below /tmp, or keep the files only (memory: false)",
+        )
 
 
 def _refuse_shared_pipes(seen: list[processes.Seen], commands: Mapping[str, Exported]) -> None:

@@ -57,6 +57,14 @@ class ExecutorSettings:
     instance_idle_seconds: float = 900.0
     """Of an instance made by an execution in mode `persistent`: unused that long it sleeps."""
 
+    memory_key: bytes = b""
+    """Signs memory checkpoints in the store; empty is a key of this data directory's own."""
+
+    @property
+    def memory_dir(self) -> Path:
+        """Where memory checkpoints lie."""
+        return self.data_dir / "memory"
+
     @property
     def scratch_dir(self) -> Path:
         """Where the files of an instance lie for the moment between sandbox and store."""

@@ -113,7 +113,8 @@ async def merge_branches(door: Door, exchange: Exchange) -> Reply:
 
 
 def _asked(request: ForkRequest) -> list[ExecuteRequest]:
-    if (request.children is None) == (request.command is None):
+    is_one = request.command is not None or request.memory
+    if (request.children is not None) == is_one:
         raise InvalidArgumentError(
             "give `children`, or the `command` of a single child, and only one of them"
         )

@@ -71,7 +71,8 @@ class Checkpointable(Protocol):
         """Go on, in a fresh sandbox whose files are restored, from what `processes_taken` wrote.
 
         Returns the commands by the names they had. The output of one without a resumption is
-        thrown away. The same images can be restored several times at once.
+        thrown away. The name "" stands for the only command there is. The same images can be
+        restored several times at once.
 
         Raises:
             ConflictError: they do not fit this machine or these files.

@@ -39,6 +39,11 @@ ISOLATION_LADDER = ("none", "container", "userns", "microvm")
 """From weakest to strongest: shared with the host; namespaces whose root is the host's root;
 namespaces whose root is nobody on the host; a kernel of its own."""
 
+_HINTS = {
+    Capability.MEMORY_SNAPSHOT.value: "put CRIU in place with scripts/criu.sh; `faas doctor` tries"
+    " it"
+}
+
 PROBE_SECONDS_MAX = 20.0
 """A cold Docker Engine answers within a few seconds; past this it is not usable anyway."""
 
@@ -139,7 +144,7 @@ class Registry:
         """
         candidates = self._named(spec.runtime)
         for runtime in candidates:
-            if not _missing(runtime, spec) and self._reaches(runtime, spec.isolation_min):
+            if not _missing(runtime, spec) and self._reaches(runtime, spec):
                 return runtime
         raise self._refusal(candidates, spec)
 
@@ -167,17 +172,19 @@ class Registry:
             )
         return [runtime]
 
-    def _reaches(self, runtime: Runtime, isolation_min: str | None) -> bool:
-        if isolation_min is None:
+    def _reaches(self, runtime: Runtime, spec: ExecutionSpec) -> bool:
+        if spec.isolation_min is None:
             return True
-        label = self._reports[runtime.name].isolation
-        return isolation_rank(label) >= _rung(isolation_min)
+        # What keeps memory has no user namespace: CRIU cannot restore into one.
+        label = "namespaces" if spec.memory else self._reports[runtime.name].isolation
+        return isolation_rank(label) >= _rung(spec.isolation_min)
 
     def _refusal(self, candidates: list[Runtime], spec: ExecutionSpec) -> FaasError:
         for runtime in candidates:
             if missing := _missing(runtime, spec):
                 return UnsupportedError(
                     f"the runtime {runtime.name} cannot do this: {', '.join(missing)}",
+                    hint=_HINTS.get(missing[0]),
                     details={"missing": missing, "runtime": runtime.name},
                 )
         supported = {r.name: self._reports[r.name].isolation for r in self.available()}
@@ -228,6 +235,7 @@ def _missing(runtime: Runtime, spec: ExecutionSpec) -> list[str]:
     wanted = {
         Capability.TTY: spec.tty,
         Capability.EGRESS: spec.network is NetworkMode.EGRESS,
+        Capability.MEMORY_SNAPSHOT: spec.memory,
     }
     return [
         ability.value
