@@ -113,8 +113,8 @@ async def merge_branches(door: Door, exchange: Exchange) -> Reply:
 
 
 def _asked(request: ForkRequest) -> list[ExecuteRequest]:
-    is_one = request.command is not None or request.memory
-    if (request.children is not None) == is_one:
+    goes_on = request.memory and request.children is None
+    if (request.children is None) == (request.command is None) and not goes_on:
         raise InvalidArgumentError(
             "give `children`, or the `command` of a single child, and only one of them"
         )
