@@ -67,7 +67,7 @@ void command_forget(struct command *c) {
     free(c);
 }
 
-static void put_exit(struct command *c, uint32_t slot) {
+void command_put_exit(struct command *c, uint32_t slot) {
     static const uint32_t forced_code[] = {[TIMED_OUT] = 124, [CANCELLED] = 137};
     enum exit_reason reason = WIFSIGNALED(c->status) ? SIGNALLED : EXITED;
     uint8_t signal = WIFSIGNALED(c->status) ? (uint8_t)WTERMSIG(c->status) : 0;
@@ -128,7 +128,7 @@ static void finish(struct command *c) {
         close_fd(&c->streams[which].spool);
         if (c->is_tree_gone || c->streams[which].is_hung_up) stream_closed(c, which);
     }
-    to_everybody(c, put_exit);
+    to_everybody(c, command_put_exit);
 }
 
 /* A signal to everything the command started; to everything there is when it owns the sandbox. */
@@ -362,7 +362,7 @@ bool command_attach(uint32_t slot, const struct frame *frame) {
     if (c->state == STARTING) return true; /* STARTED comes when it has */
     command_put_started(c, slot);
     put_output(c, slot);
-    if (c->state == ENDED) put_exit(c, slot);
+    if (c->state == ENDED) command_put_exit(c, slot);
     return true;
 }
 

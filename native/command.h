@@ -34,6 +34,7 @@ struct command {
     pid_t pid, supervisor;
     pid_t roots[ROOTS_MAX];        /* of a restored command: our children of it that live */
     unsigned root_count;
+    bool was_restored;
     int supervision;               /* socket to the supervisor */
     struct stream streams[2];
     uint64_t output_max;
@@ -87,6 +88,7 @@ struct command *command_find(uint32_t slot, uint32_t id);
 bool command_owns(pid_t pid);
 void command_attach_to(struct command *command, uint32_t slot, uint32_t id);
 void command_put_started(struct command *command, uint32_t slot);
+void command_put_exit(struct command *command, uint32_t slot);
 void command_forget(struct command *command);
 /* Whether anything started by a command may still run. */
 bool commands_any_alive(void);

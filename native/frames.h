@@ -29,7 +29,7 @@ enum frame_type {
     FRAME_DIR_OK, FRAME_DATA, FRAME_EXPORTED = 77,
 };
 
-enum exec_flag { EXEC_EXCLUSIVE = 1, EXEC_TTY = 2, EXEC_STDIN_OPEN = 4, EXEC_STDIN_FD = 8 };
+enum exec_flag { EXEC_EXCLUSIVE = 1, EXEC_TTY = 2, EXEC_STDIN_OPEN = 4, EXEC_STDIN_FD = 8, ADOPT_BACKGROUND = 16 };
 enum exit_reason { EXITED, SIGNALLED, TIMED_OUT, CANCELLED };
 
 struct frame {

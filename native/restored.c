@@ -62,12 +62,47 @@ static uint64_t milliseconds_left(const struct command *c) {
     return c->deadline_ns > now ? (c->deadline_ns - now) / 1000000U + 1 : 1;
 }
 
+static bool is_root_of_another(const struct command *c, pid_t pid) {
+    for (int i = 0; i < COMMANDS_MAX; i++) {
+        const struct command *other = agent.commands[i];
+        if (!other || other == c) continue;
+        if (!other->is_supervised && other->state < ENDED && other->pid == pid) return true;
+        for (unsigned root = 0; root < other->root_count; root++)
+            if (other->roots[root] == pid) return true;
+    }
+    return false;
+}
+
+/* What former commands that were restored have left behind goes with the first of them. */
+static bool takes_strays(const struct command *c) {
+    if (c->is_exclusive) return true;
+    for (int i = 0; i < COMMANDS_MAX; i++)
+        if (agent.commands[i] && agent.commands[i]->was_restored) return agent.commands[i] == c;
+    return false;
+}
+
+static int roots_of(const struct command *c, pid_t *roots) {
+    if (c->is_supervised) return supervisor_children(c->supervisor, roots);
+    int count = supervisor_children(getpid(), roots), kept = 0;
+    for (int i = 0; i < count; i++) {
+        bool is_own = roots[i] == c->pid;
+        for (unsigned root = 0; root < c->root_count; root++) is_own |= c->roots[root] == roots[i];
+        if (is_own || (takes_strays(c) && !is_root_of_another(c, roots[i]))) roots[kept++] = roots[i];
+    }
+    return count < 0 ? count : kept;
+}
+
+static bool has_background(const struct command *c) {
+    return c->state == ENDED && (c->is_supervised ? !c->is_tree_gone : c->was_restored);
+}
+
 bool command_export(uint32_t slot, const struct frame *frame) {
     if (frame->length || frame->flags) return false;
     struct command *c = command_find(slot, frame->id);
-    int error = !c ? ENOENT : c->state != RUNNING ? ESRCH : c->input.is_terminal ? ENOTSUP : c->input.file >= 0 ? EBUSY : 0;
+    int error = !c ? ENOENT : c->state != RUNNING && !has_background(c) ? ESRCH : c->input.is_terminal ? ENOTSUP : c->input.file >= 0 ? EBUSY : 0;
     pid_t roots[ROOTS_MAX];
-    int count = error ? 0 : supervisor_children(c->is_supervised ? c->supervisor : getpid(), roots);
+    int count = error ? 0 : roots_of(c, roots);
+    if (!error && c->state == ENDED && count == 0) error = ESRCH;
     struct buffer unread = {0};
     if (count < 0) error = E2BIG;
     else if (!error && (!peek(c, &unread) || unread.length + c->input.length > CHUNK_MAX)) error = EBUSY;
@@ -80,7 +115,10 @@ bool command_export(uint32_t slot, const struct frame *frame) {
     struct buffer *b = connection_answers(slot);
     size_t start = frame_begin(b, FRAME_EXPORTED, frame->id);
     put_u32(b, (uint32_t)c->pid);
-    put_u8(b, (uint8_t)((c->is_exclusive ? EXEC_EXCLUSIVE : 0) | (c->input.is_open ? EXEC_STDIN_OPEN : 0)));
+    uint8_t flags = c->is_exclusive ? EXEC_EXCLUSIVE : 0;
+    if (c->input.is_open) flags |= EXEC_STDIN_OPEN;
+    if (c->state == ENDED) flags |= ADOPT_BACKGROUND;
+    put_u8(b, flags);
     put_u8(b, c->input.is_last);
     put_u64(b, pipe_of(c->input.sink));
     for (int which = 0; which < 2; which++) {
@@ -130,7 +168,7 @@ static bool adoption_read(struct adoption *a, const struct frame *frame) {
     for (uint32_t i = 0; i < a->count; i++) a->roots[i] = (pid_t)read_u32(&r);
     bool is_sane = a->pid > 1 && a->deadline_ms <= MILLISECONDS_MAX && a->grace_ms <= MILLISECONDS_MAX &&
                    a->held_length <= STDIN_WINDOW && a->taken >= a->held_length;
-    return read_done(&r) && is_sane && !(frame->flags & ~(EXEC_EXCLUSIVE | EXEC_STDIN_OPEN));
+    return read_done(&r) && is_sane && !(frame->flags & ~(EXEC_EXCLUSIVE | EXEC_STDIN_OPEN | ADOPT_BACKGROUND));
 }
 
 static bool is_pipe(int fd) {
@@ -170,7 +208,9 @@ static bool take_up(struct command *c, const struct adoption *a, const int *fds,
     c->input.is_last = !is_fed;
     if (!open_streams(c, fds, is_fed)) return false;
     if (is_fed) input_take(&c->input, c->input.taken, a->held, a->held_length, a->is_last);
-    c->state = RUNNING;
+    c->was_restored = true;
+    c->state = flags & ADOPT_BACKGROUND ? ENDED : RUNNING;
+    if (c->state == ENDED) c->pid = 0; /* long gone */
     return true;
 }
 
@@ -194,7 +234,8 @@ bool command_adopt(uint32_t slot, const struct frame *frame) {
             command_attach_to(c, slot, frame->id);
             c->changed = c->attached;
             command_put_started(c, slot);
-            input_pump(c);
+            if (c->state == ENDED) command_put_exit(c, slot);
+            else input_pump(c);
         }
     }
     for (int i = 0; i < 5; i++) close_fd(&fds[i]);

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from faas.agent.protocol import EXEC_EXCLUSIVE, EXEC_STDIN_OPEN, ProtocolError, pack_string
 
 ROOTS_MAX = 16
+ADOPT_BACKGROUND = 16
 _HEAD = struct.Struct("<IBBQQQQQQQQQQQ")
 _COUNT = struct.Struct("<I")
 
@@ -25,6 +26,8 @@ class Exported:
     is_exclusive: bool
     is_fed: bool
     """Its input is open for more."""
+    is_background: bool
+    """It has ended; what it left behind runs on."""
     is_last: bool
     """Its input is closed after `unread`."""
     stdin_pipe: int
@@ -59,13 +62,14 @@ def parse_exported(payload: bytes) -> Exported:
     flags, is_last = head[1], head[2]
     if count > ROOTS_MAX or at + 4 + 4 * count != len(payload) or len(unread) != length:
         raise ProtocolError("EXPORTED does not add up")
-    if flags & ~(EXEC_EXCLUSIVE | EXEC_STDIN_OPEN) or is_last > 1:
+    if flags & ~(EXEC_EXCLUSIVE | EXEC_STDIN_OPEN | ADOPT_BACKGROUND) or is_last > 1:
         raise ProtocolError("EXPORTED has unknown flags")
     return Exported(
         pid=head[0],
         roots=roots,
         is_exclusive=bool(flags & EXEC_EXCLUSIVE),
         is_fed=bool(flags & EXEC_STDIN_OPEN),
+        is_background=bool(flags & ADOPT_BACKGROUND),
         is_last=bool(is_last),
         stdin_pipe=head[3],
         stdout_pipe=head[4],
@@ -104,6 +108,6 @@ def pack_adopt(name: str, command: Exported) -> bytes:
 
 def adopt_flags(command: Exported) -> int:
     """The flags that go with ADOPT."""
-    return (EXEC_EXCLUSIVE if command.is_exclusive else 0) | (
-        EXEC_STDIN_OPEN if command.is_fed else 0
-    )
+    flags = EXEC_EXCLUSIVE if command.is_exclusive else 0
+    flags |= EXEC_STDIN_OPEN if command.is_fed else 0
+    return flags | (ADOPT_BACKGROUND if command.is_background else 0)

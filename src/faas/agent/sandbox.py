@@ -13,7 +13,7 @@ from faas.agent import archive, files
 from faas.agent.channel import AgentChannel
 from faas.agent.moving import Exported, adopt_flags, pack_adopt, parse_exported
 from faas.agent.process import AgentProcess
-from faas.agent.protocol import Answer, Request, exec_flags, pack_exec, pack_string
+from faas.agent.protocol import Answer, Request, exec_flags, pack_exec, pack_string, parse_list
 from faas.agent.spool import open_for_agent
 from faas.errors import NotFoundError, SandboxBrokenError
 from faas.ids import SandboxId
@@ -100,9 +100,12 @@ class AgentSandbox(ABC):
         self._take_up(process, command_id)
         return process
 
-    def running(self) -> list[AgentProcess]:
-        """The commands that have not ended, as far as is known."""
-        return [process for process in self._running.values() if not process.is_ended]
+    async def remembered(self) -> list[AgentProcess]:
+        """Every command the agent knows, ended or not, whoever started it."""
+        payload = await self._channel.call(Request.LIST, expects=Answer.LIST_OK)
+        states = self._channel.parsed(parse_list, payload)
+        found = [await self.attach(state.name) for state in states]
+        return [process for process in found if process is not None]
 
     async def export(self, process: AgentProcess) -> Exported:
         """Have the agent describe a running command, its output read up to now."""

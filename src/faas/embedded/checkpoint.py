@@ -64,8 +64,8 @@ class OffLoop(Protocol):
 class Movable(Protocol):
     """The agent's half of a sandbox, as it is used here."""
 
-    def running(self) -> list[AgentProcess]:
-        """The commands that have not ended."""
+    async def remembered(self) -> list[AgentProcess]:
+        """Every command the agent knows, ended or not."""
         ...
 
     async def export(self, process: AgentProcess) -> Exported:
@@ -110,15 +110,14 @@ class Checkpointer:
             WrongStateError: nothing runs in it.
         """
         init = init_of(site.run_dir)
-        commands = {p.name: p for p in sandbox.running()}
-        if not commands:
+        before = await _exported(sandbox)
+        if not before:
             raise WrongStateError("nothing runs there, so there is no memory to keep")
-        before = {name: await sandbox.export(p) for name, p in commands.items()}
         spared = await self.off_loop(examine, init, before)
         _write_marker(site.run_dir, spared)
         try:
             trees = await self._dump_all(site, before, target)
-            after = {name: await sandbox.export(p) for name, p in commands.items()}
+            after = await _exported(sandbox)
             last_pid = await self.off_loop(all_taken, init, target, trees, after)
             write_state(
                 target,
@@ -235,6 +234,21 @@ class Checkpointer:
                 raise criu_words.why_not_restored(log)
         finally:
             await self.off_loop(partial(shutil.rmtree, own, ignore_errors=True))
+
+
+async def _exported(sandbox: Movable) -> dict[str, Exported]:
+    """Have every command described of which something still runs."""
+    found: dict[str, Exported] = {}
+    for process in await sandbox.remembered():
+        try:
+            found[process.name] = await sandbox.export(process)
+        except WrongStateError as error:
+            if error.details.get("errno") != "ESRCH":
+                raise WrongStateError(
+                    "the memory cannot be kept just now: input is on its way",
+                    hint="try again when the command has read it",
+                ) from error
+    return found
 
 
 def let_go_on(run_dir: RunDir) -> None:

@@ -46,8 +46,8 @@ class Active:
     was_started: bool = False
     """The command may have done something; before that, failing costs nothing."""
     overdue_ns: int | None = None
-    slicing: asyncio.Future[str] | None = None
-    """Set once it is being kept for good: the snapshot it goes on from."""
+    slicing: str | None = None
+    """The snapshot it goes on from, once it was kept for good."""
     keeping: asyncio.Lock = field(default_factory=asyncio.Lock)
     stdin_taken: int = 0
     stdin_turn: asyncio.Lock | None = None

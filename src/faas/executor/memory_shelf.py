@@ -104,7 +104,7 @@ class MemoryShelf:
         *,
         snapshot_id: SnapshotId | None = None,
         alias: str | None = None,
-        before_going_on: Callable[[], Awaitable[None]] | None = None,
+        before_going_on: Callable[[SnapshotRecord], Awaitable[None]] | None = None,
     ) -> SnapshotRecord:
         """Keep processes and files of a sandbox as a snapshot.
 
@@ -114,7 +114,7 @@ class MemoryShelf:
             info: what is known of it.
             snapshot_id: minted here when not given.
             alias: another name that finds it.
-            before_going_on: awaited while the processes stand still and all is read.
+            before_going_on: awaited when it is durable, while the processes still stand still.
 
         Raises:
             UnsupportedError: it cannot be kept, and why; the processes run on.
@@ -125,23 +125,27 @@ class MemoryShelf:
         try:
             async with sandbox.processes_taken(staged / "images"):
                 await capture(sandbox, root, staged / "files.tar")
+                record = await self._put_in_place(staged, minted, info, alias)
                 if before_going_on is not None:
-                    await before_going_on()
-            size = await asyncio.to_thread(_size, staged)
-            record = SnapshotRecord(
-                id=minted, tenant=info.tenant, manifest=Digest(""), created_at=self._clock.now(),
-                name=info.name, description=info.description, tags=info.tags, parent=info.parent,
-                source=alias or info.source, image=info.image, image_digest=info.image_digest,
-                runtimes=info.runtimes, has_memory=True, size_bytes=size,
-            )  # fmt: skip
-            entry = _Entry(record=record, info=info, alias=alias)
-            (staged / "entry.json").write_bytes(msgspec.json.encode(entry))
-            if self._is_synced:
-                await asyncio.to_thread(_sync, staged)
-            staged.rename(self._directory / minted)
+                    await before_going_on(record)
         except BaseException:
             await asyncio.to_thread(partial(shutil.rmtree, staged, ignore_errors=True))
             raise
+        return record
+
+    async def _put_in_place(
+        self, staged: Path, minted: SnapshotId, info: SnapshotInfo, alias: str | None
+    ) -> SnapshotRecord:
+        size = await asyncio.to_thread(_size, staged)
+        record = SnapshotRecord(
+            id=minted, tenant=info.tenant, manifest=Digest(""), created_at=self._clock.now(),
+            name=info.name, description=info.description, tags=info.tags, parent=info.parent,
+            source=alias or info.source, image=info.image, image_digest=info.image_digest,
+            runtimes=info.runtimes, has_memory=True, size_bytes=size,
+        )  # fmt: skip
+        entry = _Entry(record=record, info=info, alias=alias)
+        final = self._directory / minted
+        await asyncio.to_thread(_finish, staged, final, entry, is_synced=self._is_synced)
         self._announce(entry)
         return record
 
@@ -306,6 +310,13 @@ def _seal(key: bytes, images: Path) -> str:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _finish(staged: Path, final: Path, entry: _Entry, *, is_synced: bool) -> None:
+    (staged / "entry.json").write_bytes(msgspec.json.encode(entry))
+    if is_synced:
+        _sync(staged)
+    staged.rename(final)
 
 
 def _sync(folder: Path) -> None:

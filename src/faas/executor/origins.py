@@ -27,8 +27,6 @@ import msgspec
 from faas.errors import (
     ConflictError,
     ExecutionNotFoundError,
-    FaasError,
-    InternalError,
     InvalidArgumentError,
     NotFoundError,
     SnapshotNotFoundError,
@@ -166,30 +164,20 @@ class Origins:
                 hint="POST /api/v1/snapshots with the instance and memory: true",
             )
 
-        async def end_here() -> None:
-            active.slicing = asyncio.get_running_loop().create_future()
+        async def end_here(record: SnapshotRecord) -> None:
+            active.slicing = record.id
             await process.kill()
 
         async with active.keeping:
             if active.slicing is not None:
                 raise WrongStateError("the execution has been kept already")
-            try:
-                record = await self._shelf_or_refuse().keep(
-                    sandbox,
-                    self._root_of(active, sandbox.image_digest),
-                    self._memory_info(active, wanted or Wanted()),
-                    alias=active.entry.id if is_final else None,
-                    before_going_on=end_here if is_final else None,
-                )
-            except BaseException as failure:
-                if active.slicing is not None:
-                    active.slicing.set_exception(
-                        failure if isinstance(failure, FaasError) else InternalError()
-                    )
-                raise
-            if active.slicing is not None:
-                active.slicing.set_result(record.id)
-        return record
+            return await self._shelf_or_refuse().keep(
+                sandbox,
+                self._root_of(active, sandbox.image_digest),
+                self._memory_info(active, wanted or Wanted()),
+                alias=active.entry.id if is_final else None,
+                before_going_on=end_here if is_final else None,
+            )
 
     async def go_on(
         self, snapshot_id: str, sandbox: GuardedSandbox, resumption: Resumption

@@ -144,7 +144,7 @@ async def run_in(
     end = await slices.end_of(active, shop.origins, process)
     ended_ns = clock.monotonic_ns()
     if active.slicing is not None:
-        return slices.result(active, sandbox, await active.slicing, ended_ns - ready_ns)
+        return slices.result(active, sandbox, active.slicing, ended_ns - ready_ns)
     stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
     timings = Timings(
         queue_us=(granted_ns - active.submitted_ns) // 1000,
@@ -202,7 +202,7 @@ async def resume(active: Active, origins: Origins | None) -> ExecutionResult:
     assert process is not None  # noqa: S101
     end = await slices.end_of(active, origins, process)
     if active.slicing is not None:
-        return slices.result(active, sandbox, await active.slicing, end.wall_us * 1000)
+        return slices.result(active, sandbox, active.slicing, end.wall_us * 1000)
     stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
     timings = Timings(exec_us=end.wall_us)
     return _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import astuple
 from functools import lru_cache
-from typing import Any
 
 import msgspec
 
