@@ -57,6 +57,7 @@ class Request(IntEnum):
     RENAME = 22
     TAR_IN = 23
     TAR_OUT = 24
+    CONNECT = 25
     EXPORT = 26
     ADOPT = 27
 
@@ -75,6 +76,7 @@ class Answer(IntEnum):
     STAT_OK = 73
     DIR_OK = 74
     DATA = 75
+    CONNECTED = 76
     EXPORTED = 77
 
 
@@ -84,6 +86,7 @@ SIGNAL_TREE = 1
 STAT_FOLLOW = 1
 WRITE_TRUNCATE, MAKE_PARENTS = 1, 2
 REMOVE_RECURSIVE = 1
+CONNECT_IPV6 = 1
 
 _ANSWERS = frozenset(int(answer) for answer in Answer)
 _REASONS = (

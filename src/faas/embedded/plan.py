@@ -84,7 +84,7 @@ class UserAlone:
 class LastPid:
     """The number before that of the first process after the agent."""
 
-    opcode: ClassVar[int] = 19
+    opcode: ClassVar[int] = 22
     number: int
 
     def payload(self) -> bytes:
@@ -92,14 +92,25 @@ class LastPid:
 
 
 @dataclass(frozen=True, slots=True)
-class JoinCgroup:
-    """Be a member of that group."""
+class Cell:
+    """Make that group and be a member of it, without a wait where a spare one is ready."""
 
-    opcode: ClassVar[int] = 3
-    procs_file: str
+    opcode: ClassVar[int] = 19
+    directory: str
 
     def payload(self) -> bytes:
-        return _string(self.procs_file)
+        return _string(self.directory)
+
+
+@dataclass(frozen=True, slots=True)
+class Chores:
+    """Small file work, done by the launcher when the groups are made."""
+
+    opcode: ClassVar[int] = 20
+    chores: bytes
+
+    def payload(self) -> bytes:
+        return struct.pack("<I", len(self.chores)) + self.chores
 
 
 @dataclass(frozen=True, slots=True)

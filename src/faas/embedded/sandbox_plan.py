@@ -13,9 +13,10 @@ from faas.embedded.plan import (
     NO_EXEC,
     READ_ONLY,
     Bind,
+    Cell,
+    Chores,
     Directory,
     Hostname,
-    JoinCgroup,
     LastPid,
     Network,
     Op,
@@ -56,9 +57,14 @@ class Ingredients:
 
 
 def sandbox_plan(
-    spec: SandboxSpec, run_dir: RunDir, meta: Meta, ingredients: Ingredients
+    spec: SandboxSpec,
+    run_dir: RunDir,
+    meta: Meta,
+    ingredients: Ingredients,
+    *,
+    chores: list[bytes],
 ) -> tuple[Plan, Plan]:
-    """Make the plan of one sandbox: who it is and what it may use, then its root.
+    """Make the plan of one sandbox: who it is and what it may use (set by `chores`), then its root.
 
     The second half is the same for every sandbox of a template, and most of the work.
     """
@@ -69,7 +75,7 @@ def sandbox_plan(
         is_idmapped=meta.slot is not None,
         kdat=ingredients.kdat if meta.keeps_memory else None,
     )
-    return Plan.of(_identity(spec, run_dir, meta), _limits(spec.limits, ingredients)), root
+    return Plan.of(_identity(spec, run_dir, meta, chores), _limits(spec.limits, ingredients)), root
 
 
 def encoded(plans: tuple[Plan, Plan]) -> bytes:
@@ -106,7 +112,7 @@ def _run_for_criu(kdat: Path) -> list[Op]:
     ]
 
 
-def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta) -> list[Op]:
+def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta, chores: list[bytes]) -> list[Op]:
     users: Op = UserSingle()
     if meta.slot is not None:
         first = first_uid(meta.slot)
@@ -116,7 +122,8 @@ def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta) -> list[Op]:
         *pids,
         Hostname(spec.hostname),
         users,
-        *(JoinCgroup(path) for path in meta.leaf.procs_files),
+        *(Cell(path) for path in meta.cgroups.values()),
+        Chores(b"".join(chores)),
         Network(_NETWORK_POOLED if os.geteuid() == 0 else 0),
         PidFile(run_dir.pid_file),
     ]

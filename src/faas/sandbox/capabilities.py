@@ -1,5 +1,6 @@
 """Optional abilities of runtimes and sandboxes: a flag to ask for, a small protocol to use."""
 
+import socket
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ class Capability(StrEnum):
     ADOPT = "adopt"
     """Take back sandboxes that outlived a gateway."""
     TTY = "tty"
+    HOST_IMAGE = "host_image"
+    """Run the image `host`: the machine's own programs."""
     EGRESS = "egress"
     PAUSE = "pause"
     FILE_SNAPSHOT = "file_snapshot"
@@ -35,6 +38,15 @@ class Resumption:
     """The output files hold what it said before: its offsets and its time limit count on."""
     timeout_ms: int | None = None
     output_bytes_max: int | None = None
+
+
+@runtime_checkable
+class Weighed(Protocol):
+    """A runtime that knows what its sandboxes hold of the machine while nothing runs in them."""
+
+    def idle_bytes(self, isolation_min: str | None) -> int:
+        """Return about how much memory one ready sandbox made by that demand holds."""
+        ...
 
 
 @runtime_checkable
@@ -77,4 +89,33 @@ class Checkpointable(Protocol):
         Raises:
             ConflictError: they do not fit this machine or these files.
         """
+        ...
+
+
+@runtime_checkable
+class PortExposing(Protocol):
+    """A sandbox whose own ports can be reached, though it has no network."""
+
+    async def connect(self, port: int) -> socket.socket:
+        """Return a connected, non-blocking TCP socket to a port of its loopback.
+
+        What is at its other end is hostile; read and write it with MSG_DONTWAIT only, because
+        a copy of the descriptor may make it block.
+
+        Raises:
+            PortClosedError: nobody listens there.
+        """
+        ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A sandbox that knows how much it worked."""
+
+    def cpu_us(self) -> int | None:
+        """Processor time of everything in it since it was made; None where nobody counts."""
+        ...
+
+    def memory_bytes(self) -> int | None:
+        """Memory it holds now; None where nobody counts."""
         ...
