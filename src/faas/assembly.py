@@ -179,6 +179,7 @@ def _runtime_options(settings: Settings) -> dict[str, str]:
         "docker_config": str(settings.docker_config),
         "docker_agent": settings.docker_agent,
         "egress_dns": ",".join(settings.egress_dns),
+        "criu_prefix": str(Path(settings.criu_prefix or settings.data_dir / "criu").absolute()),
     }
 
 

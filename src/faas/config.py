@@ -145,6 +145,11 @@ class Settings:
     build_bytes_max: int = _setting(
         1 << 30, "Largest context that an image may be built from.", at_least=1024
     )
+    criu_prefix: str = _setting(
+        "",
+        "Where scripts/criu.sh put CRIU, for memory checkpoints; empty is `criu` in the data "
+        "directory.",
+    )
     egress_dns: tuple[str, ...] = _setting(
         ("1.1.1.1", "9.9.9.9"),
         "Name servers (IPv4) of sandboxes with egress; a private one is reached for names only.",

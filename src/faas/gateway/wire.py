@@ -18,7 +18,9 @@ IsolationName = Literal["container", "gvisor", "microvm", "none", "userns"]
 StateName = Literal["failed", "finished", "queued", "running"]
 StreamName = Literal["stderr", "stdout"]
 PullPolicyName = Literal["always", "missing", "never"]
-ReasonName = Literal["cancelled", "exited", "out_of_memory", "signalled", "timed_out"]
+ReasonName = Literal[
+    "cancelled", "checkpointed", "exited", "out_of_memory", "signalled", "timed_out"
+]
 
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _NO_NUL = r"^[^\u0000]*$"
@@ -101,9 +103,12 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One command to run. Everything but `command` has a default."""
 
     command: Annotated[
-        Command,
-        Meta(description="Text is run by `sh -c`; a list is the argument vector itself."),
-    ]
+        Command | None,
+        Meta(
+            description="Text is run by `sh -c`; a list is the argument vector itself. Left out"
+            " only with `memory` and a parent: then the parent's processes go on."
+        ),
+    ] = None
     image: (
         Annotated[str, Meta(min_length=1, max_length=512, extra_json_schema=_says(_NAME))] | None
     ) = None
@@ -146,6 +151,20 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = None
     snapshot_id: str | None = None
     branch_from: str | None = None
+    memory: Annotated[
+        bool,
+        Meta(
+            description="Keep live memory and processes too: they can be checkpointed while it"
+            " runs, and those of a parent go on when no command is given."
+        ),
+    ] = False
+    checkpoint_after_ms: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Of mode `checkpointed` with `memory`: run for so long, then keep memory"
+            " and files and end with reason `checkpointed`."
+        ),
+    ] = None
     instance_id: Annotated[
         Annotated[
             str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
