@@ -54,7 +54,7 @@ def differences(ours: str, theirs: Path, *, is_complete: bool) -> list[str]:
 
 
 def main() -> int:
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2:  # noqa: PLR2004  one argument
         print(__doc__, file=sys.stderr)
         return 2
     directory = Path(sys.argv[1])
