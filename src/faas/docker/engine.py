@@ -23,6 +23,7 @@ _API = "v1.41"
 _SECONDS_MAX = 60.0
 """For one call; a loaded Engine takes seconds to start a container, never a minute."""
 _NOT_FOUND, _IN_PROGRESS, _NOT_MODIFIED = 404, 409, 304
+_UNKNOWN_UID = -1
 _NO_ANSWER = 900
 """What aiodocker calls the status when there was no connection."""
 
@@ -35,7 +36,8 @@ class EngineFacts:
 
     version: str
     oci_runtimes: frozenset[str]
-    has_userns: bool
+    first_uid: int | None
+    """What root in a container is on the Engine's host; None when it is root."""
     has_seccomp: bool
 
 
@@ -83,7 +85,9 @@ class Engine:
         return EngineFacts(
             version=str(info.get("ServerVersion", "unknown")),
             oci_runtimes=frozenset(info.get("Runtimes") or ()),
-            has_userns=any("name=userns" in option for option in options),
+            first_uid=_first_uid(str(info.get("DockerRootDir", "")))
+            if any("name=userns" in option for option in options)
+            else None,
             has_seccomp=any("name=seccomp" in option for option in options),
         )
 
@@ -201,6 +205,12 @@ async def check_answer(answer: aiohttp.ClientResponse) -> None:
     except (ValueError, aiohttp.ClientError):
         message = "no reason given"
     raise aiodocker.exceptions.DockerError(answer.status, message)
+
+
+def _first_uid(root: str) -> int:
+    """Read it from the directory's name, `<data root>/<uid>.<gid>`: nothing else tells."""
+    uid, _, _ = root.rpartition("/")[2].partition(".")
+    return int(uid) if uid.isdigit() else _UNKNOWN_UID
 
 
 async def _to_its_end(call: Coroutine[object, object, object]) -> None:

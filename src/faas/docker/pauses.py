@@ -116,7 +116,9 @@ class Pauses:
         *,
         image: Callable[[], Awaitable[str]],
         oci_runtime: str | None,
+        socket_owner: int,
     ) -> None:
+        self._socket_owner = socket_owner
         self._engine = engine
         self._settings = settings
         self._image = image
@@ -188,7 +190,7 @@ class Pauses:
 
     async def _started(self, name: str, cleanup: Cleanup) -> Pause:
         work_dir = WorkDir(self._settings.work_dir / name)
-        work_dir.create(Meta("", "pause"))
+        work_dir.create(Meta("", "pause"), owner=self._socket_owner)
         full_name = container_name(self._settings.tag, name)
         config = pause_config(
             name,

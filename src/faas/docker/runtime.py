@@ -28,6 +28,7 @@ from faas.docker.container import (
     container_config,
     container_name,
     resources,
+    socket_owner,
 )
 from faas.docker.credentials import DockerLogins
 from faas.docker.engine_images import EngineImages
@@ -88,6 +89,7 @@ class DockerRuntime:
             f"{settings.tag[:8]}d", dns=settings.egress_dns, host_namespace=settings.egress_host
         )
         self._oci_runtime: str | None = None
+        self._first_uid: int | None = None
         self._isolation = "docker"
 
     @property
@@ -109,10 +111,8 @@ class DockerRuntime:
         return self._isolation
 
     @property
-    def shelf(self) -> EngineShelf:
-        """The Engine's own images."""
-        if self._shelf is None:
-            raise RuntimeUnavailableError("the docker runtime was not started")
+    def shelf(self) -> EngineShelf | None:
+        """The Engine's own images; None until it was started."""
         return self._shelf
 
     async def start(self) -> None:
@@ -141,6 +141,7 @@ class DockerRuntime:
                 engine,
                 self._settings,
                 image=self._empty_image,
+                socket_owner=socket_owner(self._first_uid),
                 oci_runtime=self._oci_runtime,
             )
 
@@ -151,11 +152,12 @@ class DockerRuntime:
             return await images.ensure(_empty_root(Path(directory)))
 
     def _settle(self, facts: "EngineFacts") -> None:
-        if facts.has_userns:
+        if facts.first_uid is not None and (facts.first_uid < 0 or os.geteuid() != 0):
             raise RuntimeUnavailableError(
                 "this Docker Engine remaps user ids, and the agent's socket cannot be shared then",
-                hint="run the Engine without --userns-remap, or use the embedded runtime",
+                hint="run the gateway as root, or the Engine without --userns-remap",
             )
+        self._first_uid = facts.first_uid
         wanted = self._settings.oci_runtime
         if wanted is not None and wanted not in facts.oci_runtimes:
             raise RuntimeUnavailableError(
@@ -163,7 +165,8 @@ class DockerRuntime:
                 details={"supported": sorted(facts.oci_runtimes)},
             )
         self._oci_runtime = wanted or ("crun" if "crun" in facts.oci_runtimes else None)
-        self._isolation = "docker+seccomp" if facts.has_seccomp else "docker"
+        parts = ["docker", "userns" if facts.first_uid is not None else ""]
+        self._isolation = "+".join(filter(None, [*parts, "seccomp" if facts.has_seccomp else ""]))
 
     async def probe(self) -> ProbeReport:
         began = self._clock.monotonic_ns()
@@ -221,7 +224,7 @@ class DockerRuntime:
         meta = Meta(spec.root.digest, self._isolation, spec.root.env)
         work_dir, _ = self._places(spec.id)
         cleanup.push(partial(self._release, spec.id))
-        work_dir.create(meta)
+        work_dir.create(meta, owner=socket_owner(self._first_uid))
         state = await self._started(spec, image, work_dir)
         channel = await self._greeted(work_dir)
         cleanup.push(partial(channel.close, "creation failed"))
