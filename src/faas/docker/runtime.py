@@ -116,10 +116,8 @@ class DockerRuntime:
         return self._isolation
 
     @property
-    def shelf(self) -> EngineShelf:
-        """The Engine's own images."""
-        if self._shelf is None:
-            raise RuntimeUnavailableError("the docker runtime was not started")
+    def shelf(self) -> EngineShelf | None:
+        """The Engine's own images; None until it was started."""
         return self._shelf
 
     async def start(self) -> None:
