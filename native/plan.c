@@ -17,14 +17,20 @@ static bool read_userns(struct plan *plan, struct reader *r) {
     plan->uid = read_u32(r);
     plan->gid = read_u32(r);
     plan->count = read_u32(r);
-    bool is_range = kind == USERNS_RANGE;
+    bool is_range = kind == USERNS_RANGE || kind == USERNS_FLAT;
     bool is_sane = plan->count && plan->uid + plan->count > plan->uid && plan->gid + plan->count > plan->gid;
-    return kind <= USERNS_SINGLE && (!is_range || is_sane);
+    bool is_nobody = kind != USERNS_FLAT || (plan->uid && plan->gid);
+    return kind <= USERNS_FLAT && (!is_range || is_sane) && is_nobody;
 }
 
 static bool read_cgroup(struct plan *plan, struct reader *r) {
     if (plan->cgroup_count == CGROUPS_MAX) return false;
     return (plan->cgroups[plan->cgroup_count++] = read_path(r)) != NULL;
+}
+
+static bool read_cell(struct plan *plan, struct reader *r) {
+    if (plan->cell_count == CGROUPS_MAX) return false;
+    return (plan->cells[plan->cell_count++] = read_path(r)) != NULL;
 }
 
 static bool read_rlimit(struct plan *plan, struct reader *r) {
@@ -83,6 +89,9 @@ static bool read_op(struct plan *plan, uint8_t op, struct reader *r) {
         if (plan->pidfile) return false;
         return (plan->pidfile = read_path(r)) != NULL;
     case OP_RLIMIT: return read_rlimit(plan, r);
+    case OP_CELL: return read_cell(plan, r);
+    case OP_CHORES: plan->chores = read_blob(r, &plan->chores_length); return true;
+    case OP_LAST_PID: plan->last_pid = read_u32(r); return true;
     case OP_SECCOMP: plan->seccomp = read_blob(r, &plan->seccomp_length); return true;
     default: break;
     }
@@ -117,6 +126,7 @@ void plan_free(struct plan *plan) {
     free(plan->hostname);
     free(plan->pidfile);
     for (unsigned i = 0; i < plan->cgroup_count; i++) free(plan->cgroups[i]);
+    for (unsigned i = 0; i < plan->cell_count; i++) free(plan->cells[i]);
     free(plan->root.source);
     for (unsigned i = 0; i < plan->step_count; i++) {
         free(plan->steps[i].path);

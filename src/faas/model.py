@@ -31,6 +31,28 @@ class RuntimeChoice(StrEnum):
     MICROVM = "microvm"
 
 
+class PullPolicy(StrEnum):
+    """When an image is fetched from its registry."""
+
+    MISSING = "missing"
+    """When it is not here."""
+    ALWAYS = "always"
+    """Every time, so that a moved tag is noticed."""
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class PullStep:
+    """How far the fetching of an image has come."""
+
+    status: str
+    """In the words of whoever fetches: `Downloading`, `Extracting`, `Pull complete`."""
+    layer: str | None = None
+    """The start of the layer's digest; None is said of the whole image."""
+    current_bytes: int | None = None
+    total_bytes: int | None = None
+
+
 class NetworkMode(StrEnum):
     """What a sandbox may reach."""
 
@@ -48,6 +70,8 @@ class ExitReason(StrEnum):
     TIMED_OUT = "timed_out"
     OUT_OF_MEMORY = "out_of_memory"
     CANCELLED = "cancelled"
+    CHECKPOINTED = "checkpointed"
+    """It has not ended: its memory and files are a snapshot, from which it goes on."""
 
 
 class ExecutionState(StrEnum):
@@ -107,11 +131,22 @@ class ExecutionSpec:
     """`uid`, `uid:gid`; None is the image's own default."""
     tty: bool = False
     isolation_min: str | None = None
+    """The least rung of `faas.sandbox.isolation` accepted; refused where nothing reaches it."""
     cache_key: str | None = None
     snapshot_id: str | None = None
     branch_from: str | None = None
+    memory: bool = False
+    """Processes and their memory can be kept, and are what a parent gives."""
+    checkpoint_after_ms: int | None = None
+    """Its slice: after so long it is kept with its memory, and ends here."""
     instance_id: str | None = None
     """Of mode `persistent`: the instance it runs in, by id or by name."""
+    pull_policy: PullPolicy = PullPolicy.MISSING
+
+    @property
+    def is_resumption(self) -> bool:
+        """Whether it runs nothing new, but goes on from a memory checkpoint."""
+        return self.memory and not self.argv
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +192,8 @@ class ExecutionResult:
     sandbox_id: SandboxId
     cache_hit: bool = False
     snapshot_id: str | None = None
+    runtime_reason: str = ""
+    """Why it ran on `runtime_used`."""
 
     @property
     def stdout_truncated(self) -> bool:

@@ -80,6 +80,11 @@ class Cgroups:
             return _v2_held(Path(self._parents["unified"]))
         return [name for name in ("cpu", "memory", "pids") if name in self._parents]
 
+    @property
+    def parents(self) -> list[str]:
+        """Our groups that hold the leaves, in the order of a leaf's directories."""
+        return list(self._parents.values())
+
     def leaf(self, name: str) -> Leaf:
         """Name a sandbox's leaf, made or not."""
         return Leaf({key: f"{parent}/{name}" for key, parent in self._parents.items()})
@@ -142,11 +147,6 @@ class Cgroups:
                 yield f"{where['memory']}/{_V1_SWAP}", total
             else:
                 yield f"{where['memory']}/memory.swappiness", "0"
-
-    def creation(self, leaf: Leaf, limits: Limits) -> list[bytes]:
-        """Return the chores that make a leaf with limits."""
-        made = [launcher.mkdir(path) for path in leaf.directories.values()]
-        return made + self.limiting(leaf, limits)
 
     def limiting(self, leaf: Leaf, limits: Limits) -> list[bytes]:
         """Return the chores that set memory, cpu and pids."""

@@ -14,19 +14,21 @@ import signal
 import socket
 import struct
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from faas.clock import expire_later
-from faas.errors import RuntimeUnavailableError, SandboxBrokenError, TooLargeError
+from faas.errors import FaasError, RuntimeUnavailableError, SandboxBrokenError, TooLargeError
 
 _HEAD = struct.Struct("<BBHI")
-_LAUNCH, _PING, _CHORES = 1, 2, 3
-_LAUNCHED, _FAILED, _EXITED, _PONG, _CHORES_DONE = 1, 2, 3, 4, 5
+_LAUNCH, _PING, _CHORES, _SPARES, _CRIU = 1, 2, 3, 4, 6
+_LAUNCHED, _FAILED, _EXITED, _PONG, _CHORES_DONE, _CRIU_ENDED = 1, 2, 3, 4, 5, 6
 _LAUNCH_SECONDS = 15.0
 """The launcher gives up a child after 10; past this it is itself stuck."""
 _STOP_SECONDS = 2.0
 PACKET_BYTES_MAX = 128 << 10
+SPARE_PREFIX = "spare-"
 _SEND_BYTES = 4 << 20
 _U32_MAX = 0xFFFFFFFF
 
@@ -52,11 +54,24 @@ class Launcher:
         self._pending: dict[int, asyncio.Future[Launched]] = {}
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._chores: dict[int, asyncio.Future[int]] = {}
+        self._spares: bytes | None = None
+        self._runs: dict[int, asyncio.Future[int]] = {}
 
     @property
     def pid(self) -> int | None:
         """The process, while there is one."""
         return self._process.pid if self._process else None
+
+    @property
+    def spare_prefix(self) -> str | None:
+        """How the names of the control groups begin that it keeps for sandboxes to come."""
+        return f"{SPARE_PREFIX}{self.pid}-" if self.pid else None
+
+    def keep_spares(self, count: int, parents: list[str]) -> None:
+        """Have it keep processes in control groups made ahead; called before it is started."""
+        texts = [_text(parent) for parent in parents]
+        body = struct.pack("<I", count) + _text(SPARE_PREFIX) + struct.pack("<I", len(texts))
+        self._spares = body + b"".join(texts)
 
     async def start(self) -> None:
         """Start the process and hear it answer.
@@ -93,9 +108,22 @@ class Launcher:
             return await answer
         except TimeoutError:
             raise SandboxBrokenError("the launcher did not answer in time") from None
+        except asyncio.CancelledError:
+            await self._end_unwanted(number, answer)
+            raise
         finally:
             timer.cancel()
-        # A cancelled launch stays pending: when its answer comes, the sandbox is killed at once.
+
+    async def _end_unwanted(self, number: int, answer: asyncio.Future[Launched]) -> None:
+        """Wait for what a cancelled caller asked for, and kill it; its undo comes after this."""
+        if answer.cancelled() and self._control is not None:
+            answer = self._pending[number] = asyncio.get_running_loop().create_future()
+            timer = expire_later(answer, _LAUNCH_SECONDS, asyncio.get_running_loop())
+            with contextlib.suppress(TimeoutError, FaasError):
+                await answer
+            timer.cancel()
+        if answer.done() and not answer.cancelled() and answer.exception() is None:
+            _end(answer.result().pidfd)
 
     async def do(self, chores: list[bytes]) -> int:
         """Have small file work done in order (`mkdir` and its siblings below make a chore).
@@ -114,6 +142,27 @@ class Launcher:
             return await self._done(number, done)
         finally:
             self._chores.pop(number, None)
+
+    async def run_criu(self, request: bytes, descriptors: Sequence[int], *, seconds: float) -> int:
+        """Run CRIU in a sandbox (`criu.Run` makes the request); return its exit code.
+
+        What was begun is ended, also when the caller is cancelled or this process dies.
+
+        Raises:
+            SandboxBrokenError: it could not be begun, or did not end in time.
+        """
+        self._ensure_running()
+        number = self._new_id()
+        ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._runs[number] = ended
+        try:
+            await self._send(_HEAD.pack(_CRIU, 0, 0, number) + request, list(descriptors))
+            await _wait_out(ended, seconds)
+            if not ended.done():
+                raise SandboxBrokenError("criu did not end in time")
+            return os.waitstatus_to_exitcode(ended.result())
+        finally:
+            self._runs.pop(number, None)
 
     async def _done(self, number: int, done: asyncio.Future[int]) -> int:
         loop = asyncio.get_running_loop()
@@ -170,6 +219,8 @@ class Launcher:
                     hint="build it: make native",
                 ) from error
         self._control = ours
+        if self._spares is not None:  # it fits: nothing was sent before; the answer is not awaited
+            ours.send(_HEAD.pack(_SPARES, 0, 0, 0) + self._spares)
         asyncio.get_running_loop().add_reader(ours.fileno(), self._on_readable)
 
     async def _send(self, packet: bytes, descriptors: list[int]) -> None:
@@ -212,15 +263,15 @@ class Launcher:
         if kind == _LAUNCHED and len(descriptors) == 1:
             self._on_launched(number, body, descriptors.pop())
         elif kind == _FAILED:
-            answer = self._pending.pop(number, None)
+            answer = self._pending.pop(number, None) or self._runs.get(number)
             if answer is not None and not answer.done():
                 answer.set_exception(_failure(body))
         elif kind == _PONG:
             pong = self._pings.get(number)
             if pong is not None and not pong.done():
                 pong.set_result(None)
-        elif kind == _CHORES_DONE:
-            done = self._chores.get(number)
+        elif kind in (_CHORES_DONE, _CRIU_ENDED):
+            done = (self._chores if kind == _CHORES_DONE else self._runs).get(number)
             if done is not None and not done.done():
                 done.set_result(struct.unpack_from("<I", body)[0])
         # EXITED says nothing that the sandbox's own pidfd does not say, also after a restart.
@@ -233,9 +284,7 @@ class Launcher:
         answer = self._pending.pop(number, None)
         if answer is None or answer.done():
             # Nobody waits for it any more: it must not live on without an owner.
-            with contextlib.suppress(ProcessLookupError):
-                _kill(pidfd)
-            os.close(pidfd)
+            _end(pidfd)
             return
         answer.set_result(Launched(pid, start_time, label, pidfd))
 
@@ -246,7 +295,8 @@ class Launcher:
         self._control.close()
         self._control = None
         pending, self._pending = self._pending, {}
-        for answer in [*pending.values(), *self._pings.values(), *self._chores.values()]:
+        waiting = [*pending.values(), *self._pings.values(), *self._chores.values()]
+        for answer in [*waiting, *self._runs.values()]:
             if not answer.done():
                 answer.set_exception(SandboxBrokenError(why))
 
@@ -277,9 +327,13 @@ def rmdir(path: str) -> bytes:
 
 
 def _chore(kind: int, path: str, rest: bytes) -> bytes:
-    name = os.fsencode(path)
-    size = 4 + len(name) + len(rest)
-    return struct.pack("<BII", kind, size, len(name)) + name + rest
+    name = _text(path)
+    return struct.pack("<BI", kind, len(name) + len(rest)) + name + rest
+
+
+def _text(text: str) -> bytes:
+    raw = os.fsencode(text)
+    return struct.pack("<I", len(raw)) + raw
 
 
 def _spawn(binary: Path, control: socket.socket) -> subprocess.Popen[bytes]:
@@ -292,6 +346,17 @@ def _spawn(binary: Path, control: socket.socket) -> subprocess.Popen[bytes]:
         cwd="/",
         env={},
     )
+
+
+async def _wait_out(done: "asyncio.Future[int]", seconds: float = _LAUNCH_SECONDS) -> None:
+    """Wait for an answer, within bounds, and only then be cancelled."""
+    try:
+        await asyncio.wait({done}, timeout=seconds)
+    except asyncio.CancelledError:
+        await asyncio.wait({done}, timeout=seconds)
+        if done.done():
+            done.exception()  # nobody else will look at it
+        raise
 
 
 def _reap(process: "subprocess.Popen[bytes]") -> None:
@@ -323,5 +388,8 @@ def _failure(body: bytes) -> SandboxBrokenError:
     )
 
 
-def _kill(pidfd: int) -> None:
-    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+def _end(pidfd: int) -> None:
+    """Kill it, and give its descriptor back."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)

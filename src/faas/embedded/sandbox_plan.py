@@ -9,14 +9,23 @@ from pathlib import Path
 from faas.embedded.host_root import host_ops
 from faas.embedded.image_root import image_ops
 from faas.embedded.plan import (
+    NO_DEVICES,
+    NO_EXEC,
+    READ_ONLY,
+    Bind,
+    Cell,
+    Chores,
+    Directory,
     Hostname,
-    JoinCgroup,
+    LastPid,
     Network,
     Op,
     PidFile,
     Plan,
     ResourceLimit,
     Seccomp,
+    Tmpfs,
+    UserAlone,
     UserRange,
     UserSingle,
 )
@@ -28,7 +37,10 @@ from faas.sandbox.protocols import SandboxSpec
 _NOFILE_MAX = 65_536
 """Enough for servers under test; each descriptor is kernel memory that only memcg counts."""
 _MEMLOCK_BYTES = 8 << 20
+_RUN_BYTES = 16 << 20
 _NETWORK_POOLED = 2
+PIDS_OF_CRIU = 1_000
+"""CRIU and its helpers take numbers up to here while they restore; what is restored lies above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +52,19 @@ class Ingredients:
     holds_memory: bool
     """Whether a control group holds the memory limit; else an rlimit must do."""
     holds_pids: bool
+    kdat: Path | None = None
+    """What CRIU found out about this kernel; None: there is no CRIU."""
 
 
 def sandbox_plan(
-    spec: SandboxSpec, run_dir: RunDir, meta: Meta, ingredients: Ingredients
+    spec: SandboxSpec,
+    run_dir: RunDir,
+    meta: Meta,
+    ingredients: Ingredients,
+    *,
+    chores: list[bytes],
 ) -> tuple[Plan, Plan]:
-    """Make the plan of one sandbox: who it is and what it may use, then its root.
+    """Make the plan of one sandbox: who it is and what it may use (set by `chores`), then its root.
 
     The second half is the same for every sandbox of a template, and most of the work.
     """
@@ -54,8 +73,9 @@ def sandbox_plan(
         etc=ingredients.etc,
         disk_bytes=spec.limits.disk_bytes,
         is_idmapped=meta.slot is not None,
+        kdat=ingredients.kdat if meta.keeps_memory else None,
     )
-    return Plan.of(_identity(spec, run_dir, meta), _limits(spec.limits, ingredients)), root
+    return Plan.of(_identity(spec, run_dir, meta, chores), _limits(spec.limits, ingredients)), root
 
 
 def encoded(plans: tuple[Plan, Plan]) -> bytes:
@@ -65,22 +85,45 @@ def encoded(plans: tuple[Plan, Plan]) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def root_plan(tree: Path | None, *, etc: Path, disk_bytes: int, is_idmapped: bool) -> Plan:
+def root_plan(
+    tree: Path | None,
+    *,
+    etc: Path,
+    disk_bytes: int,
+    is_idmapped: bool,
+    kdat: Path | None = None,
+) -> Plan:
     """Make the plan of a root: of an imported tree, or of the image `host`."""
     if tree is None:
-        return Plan.of(host_ops(etc, disk_bytes=disk_bytes))
-    return Plan.of(image_ops(tree, disk_bytes=disk_bytes, is_idmapped=is_idmapped))
+        plan = Plan.of(host_ops(etc, disk_bytes=disk_bytes))
+    else:
+        plan = Plan.of(image_ops(tree, disk_bytes=disk_bytes, is_idmapped=is_idmapped))
+    # At the end and in this order: the file lies in what is mounted before it.
+    return plan if kdat is None else Plan((*plan.ops, *_run_for_criu(kdat)))
 
 
-def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta) -> list[Op]:
+def _run_for_criu(kdat: Path) -> list[Op]:
+    """A /run that cannot be moved away, with the file CRIU believes in that cannot be replaced:
+    both are mount points from the start."""
+    return [
+        Directory("/run"),
+        Tmpfs("/run", _RUN_BYTES, 0o755),
+        Bind(kdat, "/run/criu.kdat", READ_ONLY | NO_DEVICES | NO_EXEC),
+    ]
+
+
+def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta, chores: list[bytes]) -> list[Op]:
     users: Op = UserSingle()
     if meta.slot is not None:
         first = first_uid(meta.slot)
-        users = UserRange(first, first, WIDTH)
+        users = UserAlone(first, first) if meta.keeps_memory else UserRange(first, first, WIDTH)
+    pids = [LastPid(PIDS_OF_CRIU)] if meta.keeps_memory and not spec.is_refilled else []
     return [
+        *pids,
         Hostname(spec.hostname),
         users,
-        *(JoinCgroup(path) for path in meta.leaf.procs_files),
+        *(Cell(path) for path in meta.cgroups.values()),
+        Chores(b"".join(chores)),
         Network(_NETWORK_POOLED if os.geteuid() == 0 else 0),
         PidFile(run_dir.pid_file),
     ]

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from faas.clock import Clock, Deadline, SystemClock
 from faas.errors import (
     ExecutionNotFoundError,
+    FaasError,
+    InvalidArgumentError,
     UnavailableError,
     UnsupportedError,
     WrongStateError,
@@ -25,29 +27,34 @@ from faas.executor.background import Background
 from faas.executor.disposal import Disposal
 from faas.executor.driver import Driver
 from faas.executor.idempotency import IdempotencyKey
-from faas.executor.images import ImageResolver
+from faas.executor.images import ImageAsk, ImageResolver
 from faas.executor.instance_records import InstanceLedger, InstanceRecord
 from faas.executor.instances import Instances
 from faas.executor.intake import Intake
 from faas.executor.ledger import Ledger
-from faas.executor.origins import Executions, Origins
+from faas.executor.memory_shelf import MemoryShelf
+from faas.executor.origins import Executions, Origins, Wanted
 from faas.executor.output import ExecutionLogs
 from faas.executor.parking import Parking
 from faas.executor.places import Places
+from faas.executor.pool_memory import shortage
+from faas.executor.pool_shelf import Template
+from faas.executor.prewarm import Prewarmed, Prewarming
 from faas.executor.records import Stored, raise_again
 from faas.executor.recovery import Recovery, RecoveryReport
 from faas.executor.result_cache import ResultCache
-from faas.executor.run import Workshop, make_sandbox
+from faas.executor.run import Workshop, make_sandbox, template_of
 from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import output_files, read_whole, remove
 from faas.executor.stdin import feed
-from faas.executor.warm_pool import PoolStats, Template, WarmPool
+from faas.executor.warm_pool import MemoryBounds, PoolStats, WarmPool
 from faas.ids import ExecutionId, SandboxId
-from faas.model import ExecutionRecord, ExecutionSpec, ExecutionState, Mode, NetworkMode
+from faas.images import ImageProvider
+from faas.model import ExecutionRecord, ExecutionSpec, ExecutionState, Mode
 from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.protocols import ProbeReport, RootFilesystem
 from faas.sandbox.registry import Registry
-from faas.snapshots import SnapshotStore
+from faas.snapshots import SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal
 
 CHECKPOINT_BYTES = 4 << 20
@@ -57,6 +64,9 @@ MAINTENANCE_SECONDS = 1.0
 
 DISPOSAL_SECONDS_MAX = 30.0
 """At the end; what is not destroyed by then is reclaimed by the next start."""
+
+REVIVE_SECONDS = 15.0
+"""Between tries of a runtime that does not work; its probe may take seconds."""
 
 TIDY_SECONDS = 3600.0
 """Between looks for snapshots that were only a fork's beginning, and for bytes nothing needs."""
@@ -132,7 +142,29 @@ class PlatformExecutor:
             destroy=self._disposal.take,
             clock=self._clock,
             background=self._work,
+            memory=MemoryBounds(
+                bytes_max=settings.pool_memory_bytes,
+                weigh=lambda t: registry.idle_bytes(t.runtime, t.isolation_min),
+                is_short=shortage(settings.pool_reserve_share),
+            ),
         )
+        self._prewarming = Prewarming(
+            settings.pools_path,
+            pool=self._pool,
+            registry=registry,
+            images=images,
+            clock=self._clock,
+        )
+        self._shelf = None
+        if snapshots is not None:
+            self._shelf = MemoryShelf(
+                settings.memory_dir,
+                store=snapshots,
+                background=self._work,
+                clock=self._clock,
+                key=settings.memory_key,
+                is_synced=settings.ledger_synchronous == "full",
+            )
         self._parts_or_none: _Parts | None = None
         self._is_closed = False
 
@@ -143,6 +175,7 @@ class PlatformExecutor:
         *,
         idempotency: IdempotencyKey | None = None,
         deadline: Deadline | None = None,
+        ask: ImageAsk | None = None,
     ) -> ExecutionRecord:
         """Run to the end and return the final record.
 
@@ -153,7 +186,7 @@ class PlatformExecutor:
             FaasError: why it could not be run; for a repeated key the stored error again.
         """
         spec = await self._inherit(spec, principal, idempotency)
-        found = self._admit(spec, principal, idempotency, deadline, is_detached=False)
+        found = self._admit(spec, principal, idempotency, deadline, is_detached=False, ask=ask)
         if not isinstance(found, Active):
             return _checked(await self._whole(found))
         try:
@@ -170,10 +203,11 @@ class PlatformExecutor:
         *,
         idempotency: IdempotencyKey | None = None,
         deadline: Deadline | None = None,
+        ask: ImageAsk | None = None,
     ) -> ExecutionRecord:
         """Return as soon as it is queued durably; it runs even if this gateway dies."""
         spec = await self._inherit(spec, principal, idempotency)
-        found = self._admit(spec, principal, idempotency, deadline, is_detached=True)
+        found = self._admit(spec, principal, idempotency, deadline, is_detached=True, ask=ask)
         if not isinstance(found, Active):
             return await self._whole(found)
         await found.begun()
@@ -232,6 +266,36 @@ class PlatformExecutor:
         self._parts.driver.cancel(active)
         return await active.over()
 
+    async def checkpoint(
+        self,
+        execution_id: ExecutionId,
+        principal: Principal,
+        wanted: Wanted,
+        *,
+        memory: bool,
+        stop: bool,
+    ) -> SnapshotRecord:
+        """Keep a running execution; with `stop` it ends here, its result says `checkpointed`.
+
+        Raises:
+            WrongStateError: it does not run.
+            UnsupportedError: its memory cannot be kept; it runs on.
+        """
+        active = self._find_active(execution_id, principal)
+        if active is None:
+            self._stored(execution_id, principal)
+            raise WrongStateError("the execution has ended", hint="checkpoint it while it runs")
+        if memory:
+            record = await self.origins.keep_memory(active, wanted, is_final=stop)
+            if stop:
+                await active.over()
+            return record
+        if stop:
+            raise InvalidArgumentError(
+                "only what is kept with its memory can go on", hint="set memory to true"
+            )
+        return await self.origins.snapshot_of(execution_id, principal, wanted)
+
     async def write_stdin(
         self,
         execution_id: ExecutionId,
@@ -282,12 +346,36 @@ class PlatformExecutor:
         """Where commands run now."""
         return self._parts.places
 
+    async def prewarm(
+        self,
+        spec: ExecutionSpec,
+        principal: Principal,
+        *,
+        count: int,
+        keep_seconds: float,
+        deadline: Deadline,
+    ) -> Prewarmed:
+        """Keep sandboxes for such executions ready; return when they are, or when time is up.
+
+        Raises:
+            FaasError: why it cannot be; see `Prewarming.prewarm`.
+        """
+        if self._parts.intake.is_closed:
+            raise UnavailableError("the gateway is shutting down", retry_after_seconds=1.0)
+        return await self._prewarming.prewarm(
+            spec, principal, count=count, keep_seconds=keep_seconds, deadline=deadline
+        )
+
     def stats(self) -> ExecutorStats:
         """Count."""
         busy: dict[str, int] = {}
+        in_use: dict[Template, int] = {}
         for active in self._parts.intake.actives.values():
             if active.sandbox is not None:
                 busy[active.sandbox.runtime] = busy.get(active.sandbox.runtime, 0) + 1
+            if active.sandbox is not None and active.choice is not None:
+                template = template_of(active.choice, active.root, active.entry.spec)
+                in_use[template] = in_use.get(template, 0) + 1
         ready = self._pool.stats()
         driver = self._parts.driver
         return ExecutorStats(
@@ -298,7 +386,10 @@ class PlatformExecutor:
                 name: replace(ready.get(name, PoolStats()), busy=busy.get(name, 0))
                 for name in self._registry.names
             },
-            templates=self._pool.templates(),
+            templates={
+                template: replace(pool, busy=in_use.get(template, 0))
+                for template, pool in self._pool.templates().items()
+            },
             finished=driver.finished,
             failed=driver.failed,
             rejected=self._parts.intake.rejected,
@@ -320,6 +411,8 @@ class PlatformExecutor:
             Ledger(settings.ledger_path, synchronous=settings.ledger_synchronous)
         )
         await self._registry.start()
+        if self._shelf is not None:
+            await self._shelf.recover()
         report, actives = await Recovery(
             settings,
             ledger=parts.ledger,
@@ -334,7 +427,9 @@ class PlatformExecutor:
             parts.intake.remember(active)
             parts.driver.start(active)
         self._keep_default()
+        self._prewarming.restore()
         self._work.spawn(self._maintain())
+        self._work.spawn(self._revive())
         if parts.origins is not None and settings.collects_garbage:
             self._work.spawn(self._tidy(parts.origins))
         return report
@@ -380,6 +475,8 @@ class PlatformExecutor:
                 self._clock,
                 instances,
                 places,
+                self._images if isinstance(self._images, ImageProvider) else None,
+                self._registry,
                 results,
                 origins,
             ),
@@ -411,6 +508,7 @@ class PlatformExecutor:
             snapshots=self._snapshots,
             parking=self._parking,
             executions=executions,
+            shelf=self._shelf,
         )
 
     async def _inherit(
@@ -445,6 +543,7 @@ class PlatformExecutor:
         if self._is_closed:
             return
         self._is_closed = True
+        self._prewarming.close()
         self._pool.close()
         self._parking.close()
         parts = self._parts_or_none
@@ -466,6 +565,7 @@ class PlatformExecutor:
         parts = self._parts
         parts.intake.is_closed = True
         self._disposal.freeze()
+        self._prewarming.freeze()
         self._pool.close()
         parts.ledger.freeze()
         parts.instances.freeze()
@@ -492,6 +592,7 @@ class PlatformExecutor:
         deadline: Deadline | None,
         *,
         is_detached: bool,
+        ask: ImageAsk | None,
     ) -> Active | Stored:
         found, is_new = self._parts.intake.admit(
             spec,
@@ -499,6 +600,7 @@ class PlatformExecutor:
             idempotency=idempotency,
             deadline=deadline,
             is_detached=is_detached,
+            ask=ask,
         )
         if is_new and isinstance(found, Active):
             self._parts.driver.start(found)
@@ -535,17 +637,26 @@ class PlatformExecutor:
         runtime = self._registry.get(template.runtime)
         if runtime is None:
             raise UnavailableError(f"the runtime {template.runtime} is gone")
-        limits = replace(self._settings.pool_limits, disk_bytes=template.disk_bytes)
-        return await make_sandbox(runtime, root, limits, template.network, self._parts.driver.shop)
+        limits = self._settings.pool_limits
+        if limits.disk_bytes != template.disk_bytes:
+            limits = replace(limits, disk_bytes=template.disk_bytes)
+        return await make_sandbox(runtime, root, limits, template, self._parts.driver.shop)
 
     def _keep_default(self) -> None:
-        available = self._registry.available()
-        if not available or not self._settings.pool_size:
+        settings = self._settings
+        if not settings.pool_size:
             return
-        root = self._images.resolve(self._settings.default_image)
-        disk_bytes = self._settings.pool_limits.disk_bytes
-        template = Template(available[0].name, root.digest, NetworkMode.NONE, disk_bytes)
-        self._pool.keep(template, root, floor=self._settings.pool_size)
+        usual = ExecutionSpec(
+            argv=("true",), image=settings.default_image, limits=settings.pool_limits
+        )
+        try:
+            root = self._images.resolve(usual.image)
+            choice = self._registry.choose(usual, root)
+        except FaasError as failure:
+            _log.warning("the default image is not kept ready", extra={"problem": failure.message})
+            return
+        template = template_of(choice, root, usual)
+        self._pool.keep(template, root, floor=settings.pool_size, image=usual.image)
 
     async def _maintain(self) -> None:
         while True:
@@ -557,6 +668,7 @@ class PlatformExecutor:
 
     async def _maintain_once(self) -> None:
         if not self._parts.intake.is_closed:
+            self._prewarming.tick()
             self._pool.tick()
             self._parts.instances.tick()
         self._parking.tick()
@@ -566,6 +678,12 @@ class PlatformExecutor:
                 remove(output_files(self._settings.spool_dir, trimmed.id))
         if self._parts.ledger.wal_bytes() > CHECKPOINT_BYTES:
             await asyncio.to_thread(self._parts.ledger.checkpoint)
+
+    async def _revive(self) -> None:
+        """Try again, now and then, the runtimes that did not work: a daemon may have come back."""
+        while True:
+            await self._clock.sleep(REVIVE_SECONDS)
+            await self._registry.revive()
 
     async def _tidy(self, origins: Origins) -> None:
         while True:

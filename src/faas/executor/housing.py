@@ -81,6 +81,7 @@ class Housing:
                 root=root,
                 limits=record.spec.limits,
                 network=record.spec.network,
+                isolation_min=self._registry.demand(runtime.name, record.spec.isolation_min),
             ),
             clock=self._clock,
             events=self._events,

@@ -32,7 +32,7 @@ from faas.executor.background import Background
 from faas.executor.disposal import Disposal
 from faas.executor.housing import Housing
 from faas.executor.idleness import Idleness
-from faas.executor.images import ImageResolver
+from faas.executor.images import ImageAsk, ImageResolver, order_of
 from faas.executor.instance_life import ID_PREFIX, Commands, Life, check_name, not_running
 from faas.executor.instance_ports import Ports
 from faas.executor.instance_records import (
@@ -46,12 +46,14 @@ from faas.executor.instance_records import (
 from faas.executor.instance_terms import Terms
 from faas.executor.port_tokens import PortUrls
 from faas.executor.settings import ExecutorSettings
-from faas.ids import InstanceId, SandboxId, new_instance_id, new_sandbox_id
+from faas.ids import InstanceId, SandboxId, SnapshotId, new_instance_id, new_sandbox_id
 from faas.ids import new_snapshot_id as mint_snapshot_id
+from faas.images import ImageProvider
 from faas.lifecycle import InstanceState, advance
 from faas.model import ExecutionSpec
 from faas.sandbox.capabilities import Capability
 from faas.sandbox.guarded import GuardedSandbox
+from faas.sandbox.protocols import RootFilesystem
 from faas.sandbox.registry import Registry
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal, Tenant
@@ -107,9 +109,14 @@ class Instances:
         self._arrivals: dict[str, asyncio.Lock] = {}
 
     async def create(
-        self, spec: InstanceSpec, principal: Principal, *, instance_id: InstanceId | None = None
+        self,
+        spec: InstanceSpec,
+        principal: Principal,
+        *,
+        instance_id: InstanceId | None = None,
+        ask: ImageAsk | None = None,
     ) -> InstanceRecord:
-        """Make an instance and return it running.
+        """Make an instance and return it running. An image that is not here is fetched first.
 
         Raises:
             AlreadyExistsError: the tenant has an instance of that name.
@@ -119,8 +126,9 @@ class Instances:
         if spec.name is not None:
             check_name(spec.name)
         spec = await self._with_snapshot(spec, principal)
-        root = self._images.resolve(spec.image)
-        runtime = self._registry.pick(_as_execution(spec))
+        self._check_room(tenant)
+        root = await self._image(spec, tenant, ask or ImageAsk())
+        runtime = self._registry.pick(_as_execution(spec), root)
         self._check_room(tenant)
         now = self._clock.now()
         record = InstanceRecord(
@@ -222,9 +230,15 @@ class Instances:
             await self._delete(life)
 
     async def snapshot(
-        self, reference: str, principal: Principal, info: SnapshotInfo | None = None
+        self,
+        reference: str,
+        principal: Principal,
+        info: SnapshotInfo | None = None,
+        *,
+        snapshot_id: SnapshotId | None = None,
     ) -> SnapshotRecord:
-        """Keep the files of a running instance, or name those of a stopped one."""
+        """Keep the files of a running instance, or name those of a stopped one, which has its id
+        already."""
         life = self._life(reference, principal.tenant)
         async with life.turn:
             if life.record.state is InstanceState.STOPPED and life.record.snapshot_id is not None:
@@ -232,7 +246,8 @@ class Instances:
             if life.sandbox is None:
                 raise not_running(life.record)
             wanted = info or self._info(life.record)
-            return await self._housing.read(life.sandbox, life.record, wanted, mint_snapshot_id())
+            minted = snapshot_id or mint_snapshot_id()
+            return await self._housing.read(life.sandbox, life.record, wanted, minted)
 
     def find(self, instance_id: InstanceId) -> InstanceRecord | None:
         """Return an instance of whatever tenant."""
@@ -331,6 +346,7 @@ class Instances:
                     runtime=spec.runtime,
                     limits=spec.limits,
                     network=spec.network,
+                    isolation_min=spec.isolation_min,
                     snapshot_id=spec.snapshot_id,
                     idle_seconds=self._settings.instance_idle_seconds,
                     idle_action=(
@@ -369,6 +385,14 @@ class Instances:
     def close(self) -> None:
         """Close the table. Sandboxes are left to the next gateway."""
         self._ledger.close()
+
+    async def _image(self, spec: InstanceSpec, tenant: Tenant, ask: ImageAsk) -> RootFilesystem:
+        """Return its image, fetched first when that is asked for."""
+        images = self._images
+        if not isinstance(images, ImageProvider):
+            return images.resolve(spec.image)
+        order = order_of(_as_execution(spec), tenant.id, ask)
+        return images.at_hand(order) or await images.provide(order)
 
     def _find(self, reference: str, tenant: Tenant) -> Life | None:
         life = self._lives.get(InstanceId(reference))
@@ -594,5 +618,10 @@ def _within(spec: ExecutionSpec, instance: InstanceRecord) -> ExecutionSpec:
 
 def _as_execution(spec: InstanceSpec) -> ExecutionSpec:
     return ExecutionSpec(
-        argv=("true",), image=spec.image, runtime=spec.runtime, network=spec.network
+        argv=("true",),
+        image=spec.image,
+        runtime=spec.runtime,
+        network=spec.network,
+        pull_policy=spec.pull_policy,
+        isolation_min=spec.isolation_min,
     )

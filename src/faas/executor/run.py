@@ -15,21 +15,25 @@ from faas.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
     NotFoundError,
+    UnsupportedError,
     WrongStateError,
 )
 from faas.events import EventBus, ExecutionStarted
+from faas.executor import slices
 from faas.executor.active import Active
 from faas.executor.disposal import Disposal
 from faas.executor.instances import Instances
 from faas.executor.ledger import Ledger
 from faas.executor.origins import Origins
 from faas.executor.places import Places
+from faas.executor.pool_shelf import Template
 from faas.executor.records import Beginning
 from faas.executor.result_cache import ResultCache
 from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import read_both, read_whole
-from faas.executor.warm_pool import Template, WarmPool
+from faas.executor.warm_pool import WarmPool
 from faas.ids import SandboxId, new_sandbox_id
+from faas.images import ImageProvider
 from faas.lifecycle import SandboxState
 from faas.model import (
     ExecutionResult,
@@ -38,18 +42,22 @@ from faas.model import (
     ExitReason,
     Limits,
     Mode,
-    NetworkMode,
     Timings,
     Usage,
 )
+from faas.sandbox.capabilities import Resumption
+from faas.sandbox.choice import Choice
 from faas.sandbox.guarded import GuardedSandbox, create_guarded
+from faas.sandbox.isolation import reaches
 from faas.sandbox.protocols import (
     Command,
     Exit,
+    Process,
     RootFilesystem,
     Runtime,
     SandboxSpec,
 )
+from faas.sandbox.registry import Registry
 from faas.tenancy import Principal
 
 MAIN = "main"
@@ -90,6 +98,9 @@ class Workshop:
     clock: Clock
     instances: Instances
     places: Places
+    images: ImageProvider | None = None
+    """None: images are known beforehand, and none is ever fetched."""
+    registry: Registry | None = None
     results: ResultCache | None = None
     origins: Origins | None = None
 
@@ -99,9 +110,11 @@ def process_name(entry: Beginning) -> str:
     return entry.id if entry.spec.mode is Mode.PERSISTENT else MAIN
 
 
-def template_of(runtime: Runtime, root: RootFilesystem, spec: ExecutionSpec) -> Template:
+def template_of(choice: Choice, root: RootFilesystem, spec: ExecutionSpec) -> Template:
     """Say which shelf of the warm pool serves an execution."""
-    return Template(runtime.name, root.digest, spec.network, spec.limits.disk_bytes)
+    disk_bytes = spec.limits.disk_bytes
+    name = choice.runtime.name
+    return Template(name, root.digest, spec.network, disk_bytes, choice.isolation_min)
 
 
 async def run_once(active: Active, shop: Workshop) -> ExecutionResult:
@@ -118,12 +131,17 @@ async def run_once(active: Active, shop: Workshop) -> ExecutionResult:
 async def run_in(
     active: Active, shop: Workshop, sandbox: GuardedSandbox, *, granted_ns: int
 ) -> ExecutionResult:
-    """Run an execution in this sandbox, whoever made it."""
+    """Run an execution in this sandbox, whoever made it.
+
+    Raises:
+        UnsupportedError: the sandbox isolates less than the execution demands.
+    """
     clock = shop.clock
+    _check_isolation(active, sandbox)
     command = await _prepare(active, shop, sandbox)
     ready_ns = clock.monotonic_ns()
     active.was_started = True
-    process = await sandbox.start(process_name(active.entry), command, active.output)
+    process = await _begin(active, shop, sandbox, command)
     active.process = process
     if command.is_exclusive:
         active.overdue_ns = overdue_ns(active, clock)
@@ -138,8 +156,10 @@ async def run_in(
             from_pool=active.is_from_pool,
         )
     )
-    end = await process.wait()
+    end = await slices.end_of(active, shop.origins, process)
     ended_ns = clock.monotonic_ns()
+    if active.slicing is not None:
+        return slices.result(active, sandbox, active.slicing, ended_ns - ready_ns)
     stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
     timings = Timings(
         queue_us=(granted_ns - active.submitted_ns) // 1000,
@@ -148,6 +168,35 @@ async def run_in(
         collect_us=(clock.monotonic_ns() - ended_ns) // 1000,
     )
     return _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)
+
+
+def _check_isolation(active: Active, sandbox: GuardedSandbox) -> None:
+    """Never lower what was demanded, also not for an instance that was made before."""
+    demanded = active.entry.spec.isolation_min
+    if not reaches(sandbox.isolation, demanded):
+        raise UnsupportedError(
+            f"its sandbox isolates by {sandbox.isolation}, less than {demanded}",
+            hint="make the instance with that isolation",
+            details={"supported": {sandbox.runtime: [sandbox.isolation]}},
+        )
+
+
+async def _begin(
+    active: Active, shop: Workshop, sandbox: GuardedSandbox, command: Command
+) -> Process:
+    spec = active.entry.spec
+    if not spec.is_resumption:
+        return await sandbox.start(process_name(active.entry), command, active.output)
+    assert shop.origins is not None  # noqa: S101  its parent was found there
+    assert spec.snapshot_id is not None  # noqa: S101
+    resumption = Resumption(
+        MAIN,
+        active.output,
+        is_continued=False,
+        timeout_ms=spec.limits.timeout_ms,
+        output_bytes_max=spec.limits.output_bytes_max,
+    )
+    return await shop.origins.go_on(spec.snapshot_id, sandbox, resumption)
 
 
 async def run_persistent(active: Active, shop: Workshop) -> ExecutionResult:
@@ -172,12 +221,14 @@ async def run_persistent(active: Active, shop: Workshop) -> ExecutionResult:
         return await run_in(active, shop, active.sandbox, granted_ns=granted_ns)
 
 
-async def resume(active: Active) -> ExecutionResult:
+async def resume(active: Active, origins: Origins | None) -> ExecutionResult:
     """Go on waiting for a command that a former gateway started."""
     sandbox, process = active.sandbox, active.process
     assert sandbox is not None  # noqa: S101  recovery resumes only what it adopted
     assert process is not None  # noqa: S101
-    end = await process.wait()
+    end = await slices.end_of(active, origins, process)
+    if active.slicing is not None:
+        return slices.result(active, sandbox, active.slicing, end.wall_us * 1000)
     stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
     timings = Timings(exec_us=end.wall_us)
     return _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)
@@ -210,6 +261,7 @@ def cancelled_result(active: Active) -> ExecutionResult:
         usage=Usage(),
         timings=Timings(),
         runtime_used=active.entry.runtime or "",
+        runtime_reason=active.runtime_reason,
         isolation="" if sandbox is None else sandbox.isolation,
         image_digest=active.root.digest,
         sandbox_id=SandboxId("") if sandbox is None else sandbox.id,
@@ -220,13 +272,24 @@ async def make_sandbox(
     runtime: Runtime,
     root: RootFilesystem,
     limits: Limits,
-    network: NetworkMode,
+    template: Template,
     shop: Workshop,
+    *,
+    keeps_memory: bool = False,
+    is_refilled: bool = False,
 ) -> GuardedSandbox:
     """Make a sandbox for a template or for one execution."""
     return await create_guarded(
         runtime,
-        SandboxSpec(id=new_sandbox_id(), root=root, limits=limits, network=network),
+        SandboxSpec(
+            id=new_sandbox_id(),
+            root=root,
+            limits=limits,
+            network=template.network,
+            isolation_min=template.isolation_min,
+            keeps_memory=keeps_memory,
+            is_refilled=is_refilled,
+        ),
         clock=shop.clock,
         events=shop.events,
         seconds_max=shop.settings.create_seconds_max,
@@ -235,13 +298,23 @@ async def make_sandbox(
 
 async def _find_sandbox(active: Active, shop: Workshop) -> GuardedSandbox:
     """Take one now if it had to wait for its turn, else make one: the pool was asked before."""
-    runtime, root, spec = active.runtime, active.root, active.entry.spec
-    assert runtime is not None  # noqa: S101  only what recovery dooms or adopts has none
-    if active.ticket.turn is not None or spec.mode is Mode.CACHED:
-        active.sandbox = shop.pool.take(template_of(runtime, root, spec), root)
+    choice, root, spec = active.choice, active.root, active.entry.spec
+    assert choice is not None  # noqa: S101  only what recovery dooms or adopts has none
+    template = template_of(choice, root, spec)
+    is_first_look = active.ticket.turn is None and active.image is None
+    if (not is_first_look or spec.mode is Mode.CACHED) and not spec.memory:
+        active.sandbox = shop.pool.take(template, root, spec.image)
         active.is_from_pool = active.sandbox is not None
     if active.sandbox is None:
-        active.sandbox = await make_sandbox(runtime, root, spec.limits, spec.network, shop)
+        active.sandbox = await make_sandbox(
+            choice.runtime,
+            root,
+            spec.limits,
+            template,
+            shop,
+            keeps_memory=spec.memory,
+            is_refilled=spec.is_resumption,
+        )
     return active.sandbox
 
 
@@ -346,6 +419,7 @@ def _result(
         usage=Usage(cpu_us=end.cpu_us, memory_peak_bytes=end.memory_peak_bytes),
         timings=timings,
         runtime_used=sandbox.runtime,
+        runtime_reason=active.runtime_reason,
         isolation=sandbox.isolation,
         image_digest=sandbox.image_digest,
         sandbox_id=sandbox.id,

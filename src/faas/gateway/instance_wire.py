@@ -8,9 +8,12 @@ from msgspec import Meta, Struct
 from faas.gateway.wire import (
     EnvName,
     EnvPair,
+    IsolationName,
     NetworkName,
     Path,
     Plain,
+    PullPolicyName,
+    RegistryAuth,
     RuntimeName,
 )
 
@@ -64,6 +67,11 @@ class InstanceRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(description="`uid` or `uid:gid`, of commands that name none."),
     ] = None
     network: NetworkName | None = None
+    pull_policy: PullPolicyName | None = None
+    registry_auth: RegistryAuth | None = None
+    isolation: Annotated[
+        IsolationName | None, Meta(description="The least isolation accepted; never lowered.")
+    ] = None
     ttl_seconds: Annotated[
         Seconds | None, Meta(description="Deleted that long after it was made, whatever it does.")
     ] = None

@@ -1,6 +1,7 @@
 """The route table. What a row says is what is served and what the document tells."""
 
-from faas.gateway import executions, streams, system
+from faas.gateway import executions, pools, streams, system
+from faas.gateway.image_table import IMAGE_ENDPOINTS
 from faas.gateway.instance_table import INSTANCE_ENDPOINTS
 from faas.gateway.routing import Answer, Endpoint, Parameter
 from faas.gateway.state_table import STATE_ENDPOINTS
@@ -10,10 +11,11 @@ from faas.gateway.wire import (
     ExecutionPage,
     ExecutionView,
     HealthView,
-    ImagesView,
     LogsView,
     MetricsView,
     PoolsView,
+    PrewarmRequest,
+    PrewarmView,
     StdinRequest,
     StdinView,
 )
@@ -241,21 +243,27 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
         "/api/v1/pools",
-        system.pools,
-        "Warm sandboxes and the queue",
+        pools.pools,
+        "Warm sandboxes by template, with the reason, and the queue",
         "system",
         (Answer(200, "As they are now.", PoolsView),),
         Scope.READ,
     ),
     Endpoint(
-        "GET",
-        "/api/v1/images",
-        system.images,
-        "Images that can be run here",
+        "POST",
+        "/api/v1/prewarm",
+        pools.prewarm,
+        "Have sandboxes ready before they are asked for",
         "system",
-        (Answer(200, "All of them.", ImagesView),),
-        Scope.READ,
+        (
+            Answer(200, "All of them are ready.", PrewarmView),
+            Answer(202, "Time was up first; the others are being made.", PrewarmView),
+        ),
+        Scope.EXECUTE,
+        body=PrewarmRequest,
+        failures=(404, 413, 415, 429, 501, 503),
     ),
+    *IMAGE_ENDPOINTS,
     *INSTANCE_ENDPOINTS,
     *STATE_ENDPOINTS,
 )

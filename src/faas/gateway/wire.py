@@ -14,10 +14,13 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 RuntimeName = Literal["auto", "docker", "embedded", "firecracker", "microvm"]
 ModeName = Literal["branched", "cached", "checkpointed", "ephemeral", "persistent"]
 NetworkName = Literal["egress", "none"]
-IsolationName = Literal["container", "microvm", "none", "userns"]
+IsolationName = Literal["container", "gvisor", "microvm", "none", "userns"]
 StateName = Literal["failed", "finished", "queued", "running"]
 StreamName = Literal["stderr", "stdout"]
-ReasonName = Literal["cancelled", "exited", "out_of_memory", "signalled", "timed_out"]
+PullPolicyName = Literal["always", "missing", "never"]
+ReasonName = Literal[
+    "cancelled", "checkpointed", "exited", "out_of_memory", "signalled", "timed_out"
+]
 
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _NO_NUL = r"^[^\u0000]*$"
@@ -72,6 +75,16 @@ class FileField(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0o644
 
 
+class RegistryAuth(Struct, frozen=True, forbid_unknown_fields=True):
+    """Credentials for the image's registry, used once and kept nowhere."""
+
+    username: Annotated[str, Meta(min_length=1, max_length=256)]
+    password: Annotated[str, Meta(min_length=1, max_length=65536)]
+
+    def __repr__(self) -> str:
+        return "RegistryAuth(...)"
+
+
 Command = (
     Annotated[Plain, Meta(min_length=1)]
     | Annotated[
@@ -90,9 +103,12 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One command to run. Everything but `command` has a default."""
 
     command: Annotated[
-        Command,
-        Meta(description="Text is run by `sh -c`; a list is the argument vector itself."),
-    ]
+        Command | None,
+        Meta(
+            description="Text is run by `sh -c`; a list is the argument vector itself. Left out"
+            " only with `memory` and a parent: then the parent's processes go on."
+        ),
+    ] = None
     image: (
         Annotated[str, Meta(min_length=1, max_length=512, extra_json_schema=_says(_NAME))] | None
     ) = None
@@ -135,6 +151,20 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = None
     snapshot_id: str | None = None
     branch_from: str | None = None
+    memory: Annotated[
+        bool,
+        Meta(
+            description="Keep live memory and processes too: they can be checkpointed while it"
+            " runs, and those of a parent go on when no command is given."
+        ),
+    ] = False
+    checkpoint_after_ms: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Of mode `checkpointed` with `memory`: run for so long, then keep memory"
+            " and files and end with reason `checkpointed`."
+        ),
+    ] = None
     instance_id: Annotated[
         Annotated[
             str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -154,6 +184,15 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     isolation: Annotated[
         IsolationName | None, Meta(description="The least isolation accepted; never lowered.")
     ] = None
+    pull_policy: Annotated[
+        PullPolicyName | None,
+        Meta(description="When the image is fetched: `missing`, `always` or `never`."),
+    ] = None
+    pull_timeout_ms: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="How long finding and fetching the image may take."),
+    ] = None
+    registry_auth: RegistryAuth | None = None
     wait: Annotated[
         bool, Meta(description="False: answer 202 as soon as the execution is stored.")
     ] = True
@@ -223,6 +262,8 @@ class ExecutionView(Struct, frozen=True, kw_only=True):
     cpu_ms: float | None = None
     memory_peak_bytes: int | None = None
     runtime_used: str | None = None
+    runtime_reason: str | None = None
+    """Why it ran there: `asked for`, or how `auto` chose."""
     isolation: str | None = None
     image: str
     image_digest: str | None = None
@@ -327,15 +368,69 @@ class HealthView(Struct, frozen=True, kw_only=True):
     components: dict[str, Component]
 
 
+class PrewarmRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sandboxes to be made ready before they are asked for."""
+
+    image: Annotated[str, Meta(min_length=1, max_length=512, extra_json_schema=_says(_NAME))]
+    count: Annotated[
+        Annotated[int, Meta(ge=0)],
+        Meta(description="How many; it replaces what this tenant asked for before. 0 ends it."),
+    ]
+    runtime: RuntimeName | None = None
+    network: NetworkName | None = None
+    isolation: Annotated[
+        IsolationName | None, Meta(description="The least isolation accepted; never lowered.")
+    ] = None
+    disk_mb: Annotated[int, Meta(ge=1)] | None = None
+    keep_seconds: Annotated[
+        Annotated[int, Meta(ge=1, le=86_400)],
+        Meta(description="So long that many are kept ready; what is taken is made again."),
+    ] = 600
+    timeout_ms: Annotated[
+        Annotated[int, Meta(ge=0, le=600_000)],
+        Meta(description="Answer 202 with what is ready when it takes longer; 0: at once."),
+    ] = 60_000
+
+
+class PrewarmView(Struct, frozen=True, kw_only=True):
+    """How a pre-warming stands."""
+
+    image: str
+    image_digest: str
+    runtime: str
+    runtime_reason: str
+    isolation: IsolationName | None
+    """The demand its sandboxes are made by; null for the runtime's ordinary way."""
+    requested: int
+    ready: int
+    """Of the template, whoever wanted them."""
+    making: int
+    target: int
+    complete: bool
+    """Whether all that was asked for was ready at once."""
+    why: str
+    duration_ms: float
+    expires_at: datetime
+
+
 class PoolView(Struct, frozen=True, kw_only=True):
     """Warm sandboxes of one template."""
 
     runtime: str
+    image: str
+    """The name it was last asked for by; empty when it was not asked for by name."""
     image_digest: str
     network: NetworkName
+    isolation: IsolationName | None
+    disk_mb: int
     ready: int
+    making: int
     busy: int
+    """Of this template, in use by an execution."""
     target: int
+    kept: int
+    """Held whatever the demand: kept from the start, or pre-warmed."""
+    why: str
 
 
 class PoolsView(Struct, frozen=True, kw_only=True):
@@ -344,23 +439,6 @@ class PoolsView(Struct, frozen=True, kw_only=True):
     pools: list[PoolView]
     queued: int
     running: int
-
-
-class ImageView(Struct, frozen=True, kw_only=True):
-    """One image that can be run here."""
-
-    reference: str
-    digest: str
-    size_bytes: int | None = None
-    created_at: datetime | None = None
-
-
-class ImagesView(Struct, frozen=True):
-    """All images here, and what other names stand for."""
-
-    images: list[ImageView]
-    aliases: dict[str, str]
-    default: str
 
 
 class MetricsView(Struct, frozen=True, kw_only=True):

@@ -24,12 +24,14 @@ from faas.errors import (
     PortClosedError,
     RuntimeUnavailableError,
     SandboxBrokenError,
+    UnsupportedError,
     WrongStateError,
 )
 from faas.ids import SandboxId
 from faas.model import ExitReason, FileInput, Limits
 from faas.sandbox.capabilities import Capability
 from faas.sandbox.fake_shell import Step, Wait, Write, interpret
+from faas.sandbox.isolation import reaches
 from faas.sandbox.protocols import (
     Command,
     Exit,
@@ -214,6 +216,7 @@ class _Box:
 
     spec: SandboxSpec
     limits: Limits
+    isolation: str = "none"
     is_alive: bool = True
     is_paused: bool = False
     files: dict[str, bytes] = field(default_factory=dict[str, bytes])
@@ -236,6 +239,8 @@ class FakeHost:
         self.created = 0
         self.started: list[Command] = []
         self.create_seconds = 0.0
+        self.isolations = ("none",)
+        """Labels of the ways it isolates, the ordinary one first."""
         self._creates_to_fail = 0
         self._starts_to_break = 0
 
@@ -266,7 +271,10 @@ class FakeHost:
         if spec.root.path is not None and not spec.root.path.exists():
             raise SandboxBrokenError("the image is gone")
         self.created += 1
-        self.boxes[spec.id] = _Box(spec, spec.limits)
+        able = [one for one in self.isolations if reaches(one, spec.isolation_min)]
+        if not able:
+            raise UnsupportedError(f"the fake machine does not isolate by {spec.isolation_min}")
+        self.boxes[spec.id] = _Box(spec, spec.limits, isolation=able[0])
         return FakeSandbox(self, self.boxes[spec.id])
 
     def run(self, box: _Box, name: str, command: Command, output: OutputFiles) -> FakeProcess:
@@ -294,13 +302,13 @@ class FakeSandbox:
     """One sandbox on a `FakeHost`."""
 
     runtime = "fake"
-    isolation = "none"
 
     def __init__(self, host: FakeHost, box: _Box) -> None:
         self._host = host
         self._box = box
         self.id = box.spec.id
         self.image_digest = box.spec.root.digest
+        self.isolation = box.isolation
 
     @property
     def is_alive(self) -> bool:
@@ -449,7 +457,13 @@ class FakeRuntime:
     """Makes sandboxes on a `FakeHost`."""
 
     capabilities = frozenset(
-        {Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT, Capability.PORTS}
+        {
+            Capability.ADOPT,
+            Capability.TTY,
+            Capability.FILE_SNAPSHOT,
+            Capability.HOST_IMAGE,
+            Capability.PORTS,
+        }
     )
 
     def __init__(self, host: FakeHost | None = None, *, name: str = "fake") -> None:
@@ -463,10 +477,12 @@ class FakeRuntime:
 
     async def probe(self) -> ProbeReport:
         detail = "runs in memory" if self.is_available else "switched off"
+        ordinary, *stronger = self.host.isolations
         return ProbeReport(
             is_available=self.is_available,
             detail=detail,
-            isolation="none",
+            isolation=ordinary,
+            isolations=tuple(stronger),
             limits="fake memory,cpu,pids",
         )
 
