@@ -8,6 +8,8 @@
 #include "plan.h"
 
 int launch_main(int argc, char **argv);
+/* pause.c */
+int pause_main(int argc, char **argv);
 
 /* sandbox.c */
 enum gate { GATE_MAPPED = 'm', GATE_GO = 'g', GATE_STEP_MAX = 512 };

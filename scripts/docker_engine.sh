@@ -4,7 +4,8 @@
 # address for DOCKER_HOST, and gives dockerd the arguments when it starts one; `stop` ends it by its
 # pid; both twice without harm. `install` gets the parts from Debian.
 # The directory is FAAS_TEST_DOCKER, by default .faas/docker; the name of the bridge and its subnet
-# follow from it, so any number of Engines live side by side. Needs root.
+# follow from it, so any number of Engines live side by side. `--userns-remap=nobody:nogroup` works
+# without a line of ours in the machine's /etc/subuid. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -80,9 +81,11 @@ make_bridge() {
 
 launch() { # ARGUMENT… for dockerd
     # In a mount namespace of its own without the empty cgroup2 beside cgroup1, which crun refuses.
+    printf '%s\n' nobody:1500000000:65536 nogroup:1500000000:65536 >"$where/subids"
     # shellcheck disable=SC2016
-    setsid unshare --mount --propagation private sh -c '
+    SUBIDS=$where/subids setsid unshare --mount --propagation private sh -c '
         if [ -d /sys/fs/cgroup/memory ]; then umount /sys/fs/cgroup/unified 2>/dev/null; fi
+        for file in /etc/subuid /etc/subgid; do [ ! -e $file ] || mount --bind "$SUBIDS" $file; done
         exec "$@"' sh \
         dockerd --host "unix://$socket" --pidfile "$pid_file" --data-root "$where/data" \
         --exec-root "$where/exec" --bridge "$bridge" --iptables=false --ip-masq=false \

@@ -70,6 +70,8 @@ class ExitReason(StrEnum):
     TIMED_OUT = "timed_out"
     OUT_OF_MEMORY = "out_of_memory"
     CANCELLED = "cancelled"
+    CHECKPOINTED = "checkpointed"
+    """It has not ended: its memory and files are a snapshot, from which it goes on."""
 
 
 class ExecutionState(StrEnum):
@@ -137,9 +139,18 @@ class ExecutionSpec:
     """Whether what the command adds to them is kept for the tenant's next runs."""
     snapshot_id: str | None = None
     branch_from: str | None = None
+    memory: bool = False
+    """Processes and their memory can be kept, and are what a parent gives."""
+    checkpoint_after_ms: int | None = None
+    """Its slice: after so long it is kept with its memory, and ends here."""
     instance_id: str | None = None
     """Of mode `persistent`: the instance it runs in, by id or by name."""
     pull_policy: PullPolicy = PullPolicy.MISSING
+
+    @property
+    def is_resumption(self) -> bool:
+        """Whether it runs nothing new, but goes on from a memory checkpoint."""
+        return self.memory and not self.argv
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,12 +42,13 @@ class OperatorProcess:
         self.process = None
         chain.write(self.keys)
 
-    async def start(self, *more: str) -> "OperatorProcess":
+    async def start(self, *more: str, has_key: bool = True) -> "OperatorProcess":
+        key = ("--key-file", str(self.keys / f"operator-{self.index}.key")) if has_key else ()
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "faas", "operator"),
                 *("--chain", str(self.keys / "chain.json")),
-                *("--key-file", str(self.keys / f"operator-{self.index}.key")),
+                *key,
                 *("--data-dir", str(self.data_dir), "--set", f"runtimes={self.runtime}"),
                 *("--set", "drain_seconds=20", *more),
                 stdout=log,

@@ -77,6 +77,7 @@ def test_envelopes_are_read_as_the_vectors_say(vector: dict) -> None:
     assert envelope.status == vector["status"]
     assert envelope.inputs_hash == bytes_of(vector["inputsHash"])
     assert envelope.resource_key == bytes_of(vector["resourceKey"])
+    assert envelope.receipt == bytes_of(vector.get("receipt", "0x"))
 
 
 @pytest.mark.parametrize("name", VECTORS["malformedEnvelopes"])

@@ -83,6 +83,15 @@ class JournalEntry:
     reason: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One job's step to its next state."""
+
+    key: CallKey
+    to: JobState
+    result: bytes | None = None
+
+
 _ENDS: Final = frozenset({JobState.CONFIRMED, JobState.REJECTED, JobState.EXPIRED})
 _BEFORE: Final = {
     JobState.RUNNING: frozenset({JobState.SEEN}),
@@ -144,6 +153,14 @@ class Journal:
             "SELECT hash FROM blocks WHERE number = ?", (number,)
         ).fetchone()
         return row[0] if row else None
+
+    def block_at_most(self, number: int) -> Block | None:
+        """Recall the newest block up to that number."""
+        row = self._database.execute(
+            "SELECT number, hash FROM blocks WHERE number <= ? ORDER BY number DESC LIMIT 1",
+            (number,),
+        ).fetchone()
+        return Block(*row) if row else None
 
     def blocks(self) -> list[Block]:
         """List the blocks that are remembered, newest first."""
@@ -224,6 +241,19 @@ class Journal:
         """It has a result, and will not run again."""
         self._move([key], JobState.RAN, result=result)
 
+    def move_each(self, moves: Sequence[Move]) -> list[WrongStateError | None]:
+        """Make moves in one step; those that are not legal are left out and returned as errors."""
+        refusals: list[WrongStateError | None] = []
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            for move in moves:
+                try:
+                    self._update([move.key], move.to, result=move.result)
+                    refusals.append(None)
+                except WrongStateError as refusal:
+                    refusals.append(refusal)
+        return refusals
+
     def sending(self, keys: Sequence[CallKey], transaction: SignedTransaction) -> None:
         """The results are in this signed transaction, which is about to be sent."""
         with self._database:
@@ -278,6 +308,19 @@ class Journal:
         """How many jobs are in each state."""
         rows = self._database.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall()
         return {JobState(state): count for state, count in rows}
+
+    def open_jobs(self) -> int:
+        """How many jobs have no result yet."""
+        counts = self.counts()
+        return counts.get(JobState.SEEN, 0) + counts.get(JobState.RUNNING, 0)
+
+    def nearest_deadline(self) -> int | None:
+        """The deadline that comes next, of jobs that are not at their end."""
+        open_states = (JobState.SEEN, JobState.RUNNING, JobState.RAN, JobState.SENT)
+        row = self._database.execute(
+            "SELECT min(deadline) FROM jobs WHERE state IN (?, ?, ?, ?)", open_states
+        ).fetchone()
+        return row[0]
 
     def _complete(self) -> None:
         """Add what a journal of an older version lacks."""

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Final, Protocol
 
-from coincurve import PublicKey
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError, InsufficientDataBytes
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
 from faas.chain.codec import JobStatus, ResultEnvelope, resource_key_of
+from faas.chain.signatures import signer_of_message
 from faas.errors import DataLossError
 from faas.model import Limits
 
@@ -29,7 +29,6 @@ _TYPES: Final = (
     *("string", "string", "string", "(uint64,uint64,uint32,uint32,uint64)", "string"),
     *("uint64", "uint64"),
 )
-_SIGNATURE_BYTES: Final = 65
 _UNREADABLE: Final = (DecodingError, InsufficientDataBytes, UnicodeDecodeError, OverflowError)
 
 
@@ -136,16 +135,7 @@ def signer_of(signed: SignedReceipt) -> str:
     Raises:
         DataLossError: it is nobody's.
     """
-    signature = signed.signature
-    if len(signature) != _SIGNATURE_BYTES or signature[64] not in (0, 1, 27, 28):
-        raise DataLossError("the receipt's signature has another form")
-    recoverable = signature[:64] + bytes([signature[64] % 27])
-    message = keccak(b"\x19Ethereum Signed Message:\n32" + signed.receipt.digest)
-    try:
-        key = PublicKey.from_signature_and_message(recoverable, message, hasher=None)
-    except Exception as error:
-        raise DataLossError("the receipt's signature is nobody's") from error
-    return to_checksum_address(keccak(key.format(compressed=False)[1:])[-20:])
+    return signer_of_message(signed.receipt.digest, signed.signature)
 
 
 def problems_of(envelope: ResultEnvelope, *, inputs: bytes | None = None) -> list[str]:

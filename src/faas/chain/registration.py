@@ -6,7 +6,7 @@ from typing import Final
 from eth_abi.abi import encode
 
 from faas.chain.contract import Contracts, Manager, Tangle
-from faas.chain.wallet import Fees, LocalWallet, Transaction
+from faas.chain.wallet import Fees, Transaction, Wallet
 from faas.errors import ChainUnavailableError
 
 _POLLS_MAX: Final = 240
@@ -15,7 +15,7 @@ _POLL_SECONDS: Final = 0.5
 
 async def register(
     contracts: Contracts,
-    wallet: LocalWallet,
+    wallet: Wallet,
     *,
     capacity: int,
     rpc_address: str = "http://127.0.0.1",
@@ -30,7 +30,7 @@ async def register(
     blueprint = await contracts.ask_manager(Manager.BLUEPRINT_ID)
     if await contracts.ask_tangle(Tangle.IS_REGISTERED, blueprint, wallet.address):
         return False
-    proof = wallet.key_proof(tangle=contracts.tangle, blueprint=blueprint)
+    proof = await wallet.prove_key(tangle=contracts.tangle, blueprint=blueprint)
     inputs = encode(("uint256",), (capacity,))
     data = Tangle.REGISTER.encode(blueprint, proof, rpc_address, inputs)
     gas = await node.estimate_gas(contracts.tangle, data, sender=wallet.address)

@@ -147,7 +147,9 @@ class Sender:
     async def _look_up(self, entry: JournalEntry, head: Head) -> bool:
         """Let the manager decide; whether the result is still to be sent."""
         key = entry.seen.key
-        job = await self._chain.job(key, head.block)
+        job, is_spoilt = await asyncio.gather(
+            self._chain.job(key, head.block), self._chain.is_spoilt(key, head.block)
+        )
         if job.status is JobStatus.NONE:
             return False  # a reorg took the call, and the feed will say so
         if job.is_over:
@@ -156,7 +158,7 @@ class Sender:
         if job.operator != self._chain.operator:
             self._expire(key, f"it was passed on to {job.operator}", head)
             return False
-        if await self._chain.is_spoilt(key, head.block):
+        if is_spoilt:
             self._reject(key, "the manager takes no answer of ours any more", head.block)
             return False
         if entry.state is JobState.SENT:

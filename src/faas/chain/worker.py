@@ -15,14 +15,15 @@ from typing import Final, Protocol
 from faas import logs
 from faas.chain.codec import JobKind, JobStatus, decode_call, resource_of
 from faas.chain.contract import ChainJob
+from faas.chain.group_commit import GroupCommit
 from faas.chain.journal import CallKey, JobState, Journal, JournalEntry, SeenCall
 from faas.chain.ports import Chain
 from faas.chain.rpc import Head, NodeRefusedError
 from faas.errors import (
-    ChainUnavailableError,
     DeadlineExceededError,
     FaasError,
     InvalidArgumentError,
+    UnavailableError,
     WrongStateError,
 )
 
@@ -88,6 +89,7 @@ class Worker:
         self._journal = journal
         self._runner = runner
         self._settings = settings
+        self._group = GroupCommit(journal)
         self._tasks: dict[CallKey, asyncio.Task[None]] = {}
         self._lanes: dict[CallKey, _Lane] = {}
         self.ran = asyncio.Event()
@@ -142,6 +144,7 @@ class Worker:
 
     async def aclose(self) -> None:
         """Stop; what ran is found again by the next start."""
+        self._group.flush()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -157,10 +160,10 @@ class Worker:
             self._journal.expired(key, _why_not(job), block=head.block.number)
             self.counts.expired += 1
             return
-        self._journal.started(key)
+        await self._group.move(key, JobState.RUNNING)
         seconds = entry.seen.deadline - head.timestamp - self._settings.margin_seconds
         result = await self._run(entry.seen, seconds)
-        self._journal.ran(key, result)
+        await self._group.move(key, JobState.RAN, result=result)
         self.counts.ran += 1
         self.ran.set()
 
@@ -183,12 +186,14 @@ class Worker:
     async def _guarded(self, entry: JournalEntry, head: Head) -> None:
         try:
             await self.answer(entry, head)
-        except (ChainUnavailableError, NodeRefusedError):
-            _log.warning("a job waits for the node", call=entry.seen.key.call)
+        except (UnavailableError, NodeRefusedError):
+            _log.warning("a job waits for the node or the signer", call=entry.seen.key.call)
+            self._give_back(entry.seen.key)
         except WrongStateError as failure:
             _log.info("a job was taken away while it ran", why=str(failure))
-        except Exception:  # noqa: BLE001  one job must not stop the others; it is still in the journal
-            _log.error("a job could not be worked on", call=entry.seen.key.call)
+        except Exception as failure:  # noqa: BLE001  one job must not stop the others; it stays in the journal
+            call = entry.seen.key.call
+            _log.error("a job could not be worked on", call=call, why=repr(failure))
             self._give_back(entry.seen.key)
 
     def _forget(self, key: CallKey, done: "asyncio.Task[None]") -> None:

@@ -13,6 +13,8 @@ from typing import Any, cast
 
 import aiodocker
 import aiohttp
+from aiodocker.networks import DockerNetwork
+from aiodocker.volumes import DockerVolume
 
 from faas.errors import InternalError, NotFoundError, RuntimeUnavailableError
 
@@ -21,6 +23,7 @@ _API = "v1.41"
 _SECONDS_MAX = 60.0
 """For one call; a loaded Engine takes seconds to start a container, never a minute."""
 _NOT_FOUND, _IN_PROGRESS, _NOT_MODIFIED = 404, 409, 304
+_UNKNOWN_UID = -1
 _NO_ANSWER = 900
 """What aiodocker calls the status when there was no connection."""
 
@@ -33,7 +36,8 @@ class EngineFacts:
 
     version: str
     oci_runtimes: frozenset[str]
-    has_userns: bool
+    first_uid: int | None
+    """What root in a container is on the Engine's host; None when it is root."""
     has_seccomp: bool
 
 
@@ -81,7 +85,9 @@ class Engine:
         return EngineFacts(
             version=str(info.get("ServerVersion", "unknown")),
             oci_runtimes=frozenset(info.get("Runtimes") or ()),
-            has_userns=any("name=userns" in option for option in options),
+            first_uid=_first_uid(str(info.get("DockerRootDir", "")))
+            if any("name=userns" in option for option in options)
+            else None,
             has_seccomp=any("name=seccomp" in option for option in options),
         )
 
@@ -131,6 +137,38 @@ class Engine:
             found = await self._docker.containers.list(all=True, filters={"label": [label]})
             return [cast("Json", one._container) for one in found]  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
+    async def labelled_networks(self, label: str) -> list[Json]:
+        """List every network that carries a label."""
+        async with _translated("list networks"):
+            found = await self._docker.networks.list(filters={"label": [label]})
+            return [cast("Json", one) for one in found]
+
+    async def remove_network(self, name: str) -> bool:
+        """Remove a network; False when it was gone already."""
+        try:
+            async with _translated("remove network"):
+                network = DockerNetwork(self._docker, name)
+                await _to_its_end(network.delete())
+        except NotFoundError:
+            return False
+        return True
+
+    async def labelled_volumes(self, label: str) -> list[Json]:
+        """List every volume that carries a label."""
+        async with _translated("list volumes"):
+            found = await self._docker.volumes.list(filters={"label": [label]})
+            return [cast("Json", one) for one in found.get("Volumes") or ()]
+
+    async def remove_volume(self, name: str) -> bool:
+        """Remove a volume; False when it was gone already."""
+        try:
+            async with _translated("remove volume"):
+                volume = DockerVolume(self._docker, name)
+                await _to_its_end(volume.delete())
+        except NotFoundError:
+            return False
+        return True
+
     async def has_image(self, name: str) -> bool:
         """Whether the Engine has an image."""
         try:
@@ -167,6 +205,12 @@ async def check_answer(answer: aiohttp.ClientResponse) -> None:
     except (ValueError, aiohttp.ClientError):
         message = "no reason given"
     raise aiodocker.exceptions.DockerError(answer.status, message)
+
+
+def _first_uid(root: str) -> int:
+    """Read it from the directory's name, `<data root>/<uid>.<gid>`: nothing else tells."""
+    uid, _, _ = root.rpartition("/")[2].partition(".")
+    return int(uid) if uid.isdigit() else _UNKNOWN_UID
 
 
 async def _to_its_end(call: Coroutine[object, object, object]) -> None:

@@ -15,6 +15,7 @@ class ContainerGroups:
     """The groups of one container; a counter is None where this host does not show it."""
 
     def __init__(self, pid: int) -> None:
+        self.pid = pid
         groups = _groups(pid)
         unified = groups.get("")
         memory, cpu = groups.get("memory", unified), groups.get("cpuacct", unified)

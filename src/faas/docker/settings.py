@@ -25,6 +25,10 @@ class DockerSettings:
 
     logins: Path | None = None
     """Docker's own `config.json`, where registries' credentials are; None is none."""
+    egress_dns: tuple[str, ...] = ("1.1.1.1", "9.9.9.9")
+    """Name servers of sandboxes with `network: egress`."""
+    egress_host: Path | None = None
+    """The network namespace that egress leaves by; None is the gateway's own."""
 
     @classmethod
     def from_context(cls, context: RuntimeContext) -> "DockerSettings":
@@ -38,4 +42,5 @@ class DockerSettings:
             host=context.options.get("docker_host") or None,
             logins=Path(place) if (place := context.options.get("docker_config")) else None,
             oci_runtime=context.options.get("docker_oci_runtime") or None,
+            egress_dns=tuple(filter(None, context.options.get("egress_dns", "").split(","))),
         )

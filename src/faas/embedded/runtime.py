@@ -13,14 +13,19 @@ import socket
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from faas.agent.channel import AgentChannel
 from faas.cleanup import Cleanup
+from faas.egress import EgressNetwork
 from faas.embedded import diagnosis
 from faas.embedded.cgroups import Cgroups, open_cgroups
+from faas.embedded.checkpoint import Checkpointer, let_go_on
+from faas.embedded.criu import Criu
+from faas.embedded.criu import find as find_criu
 from faas.embedded.freezer import Freezer, open_freezer
 from faas.embedded.host_root import build_etc
 from faas.embedded.launcher import SPARE_PREFIX, Launcher
@@ -34,13 +39,14 @@ from faas.embedded.user_slots import UserSlots
 from faas.errors import (
     AlreadyExistsError,
     FaasError,
+    NotFoundError,
     RuntimeUnavailableError,
     SandboxBrokenError,
     UnsupportedError,
     WrongStateError,
 )
 from faas.ids import SandboxId
-from faas.model import Limits, NetworkMode
+from faas.model import FileInput, Limits, NetworkMode
 from faas.sandbox.capabilities import Capability
 from faas.sandbox.protocols import ProbeReport, ReclaimReport, SandboxSpec
 from faas.sandbox.registry import RuntimeContext
@@ -48,6 +54,9 @@ from faas.sandbox.registry import RuntimeContext
 SPARES = 8
 """Control groups with a process in them, made ahead: as many as a burst of forks may want at once,
 each a process of 200 kB. A move into a version 1 group waits 10 ms on an idle host."""
+_RESOLV_CONF = "/etc/resolv.conf"
+ISOLATION_OF_MEMORY = "namespaces+uid+seccomp"
+"""Of a sandbox that keeps memory: an unprivileged user of the host's, no user namespace."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,9 +72,14 @@ class EmbeddedRuntime:
         self._slots = UserSlots(settings.tag)
         self._sandboxes: dict[SandboxId, EmbeddedSandbox] = {}
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="faas-embedded")
+        self._egress = EgressNetwork(
+            f"{settings.tag[:8]}e", dns=settings.egress_dns, host_namespace=settings.egress_host
+        )
         self._cgroups = Cgroups(0, {})
         self._freezer = Freezer(None)
         self._ingredients: Ingredients | None = None
+        self._criu: Criu | None = None
+        self._no_criu: FaasError | None = None
 
     @property
     def name(self) -> str:
@@ -80,7 +94,13 @@ class EmbeddedRuntime:
             Capability.HOST_IMAGE,
             Capability.PORTS,
         }
-        return frozenset(able | ({Capability.PAUSE} if self._freezer.is_available else set()))
+        if self._criu is not None:
+            able.add(Capability.MEMORY_SNAPSHOT)
+        if self._freezer.is_available:
+            able.add(Capability.PAUSE)
+        if self._egress.is_available:
+            able.add(Capability.EGRESS)
+        return frozenset(able)
 
     @property
     def isolation(self) -> str:
@@ -91,6 +111,17 @@ class EmbeddedRuntime:
     def idle_bytes(self, isolation_min: str | None) -> int:
         """Return what a hundred of them took of slab, stacks and page tables, by the hundred."""
         return 512 << 10
+
+    @property
+    def criu(self) -> Criu:
+        """What takes and restores memory here.
+
+        Raises:
+            UnsupportedError: there is nothing that can, and what would help.
+        """
+        if self._criu is None:
+            raise self._no_criu or UnsupportedError("the runtime was not started")
+        return self._criu
 
     async def start(self) -> None:
         if self._ingredients is not None:
@@ -105,7 +136,8 @@ class EmbeddedRuntime:
 
     def _prepare(self) -> Ingredients:
         self._settings.run_dir.mkdir(parents=True, exist_ok=True)
-        etc = build_etc(self._settings.data_dir / "host-etc")
+        resolv_conf = self._egress.resolv_conf
+        etc = build_etc(self._settings.data_dir / "host-etc", resolv_conf=resolv_conf)
         self._cgroups = open_cgroups(self._settings.tag, policy=self._settings.cgroup_policy)
         self._freezer = open_freezer(self._settings.tag, version=self._cgroups.version)
         for run_dir in run_dirs(self._settings.run_dir):
@@ -114,17 +146,35 @@ class EmbeddedRuntime:
                 self._slots.reserve(meta.slot)
         held = self._cgroups.label.split(" ")[-1].split(",")
         program = build_filter(platform.machine().replace("arm64", "aarch64"))
-        return Ingredients(etc, program, "memory" in held, "pids" in held)
+        kdat = self._find_criu()
+        return Ingredients(etc, program, "memory" in held, "pids" in held, kdat)
+
+    def _find_criu(self) -> Path | None:
+        if not self._is_root:
+            self._no_criu = UnsupportedError(
+                "memory checkpoints need a gateway that is root", hint="run the gateway as root"
+            )
+            return None
+        try:
+            cache = self._settings.data_dir / "criu-kernel"
+            self._criu = find_criu(self._settings.criu_prefix, cache)
+        except UnsupportedError as error:
+            self._no_criu = error
+            return None
+        return self._criu.kdat
 
     async def probe(self) -> ProbeReport:
         return await diagnosis.probe(self, limits=lambda: self._cgroups.label)
 
     async def create(self, spec: SandboxSpec) -> EmbeddedSandbox:
-        if spec.network is not NetworkMode.NONE:
+        if spec.network is NetworkMode.EGRESS and not self._egress.is_available:
             raise UnsupportedError(
-                f"the embedded runtime has no network {spec.network.value}",
+                "the embedded runtime has no network egress here",
+                hint="run the gateway as root, and apt-get install nftables",
                 details={"supported": [NetworkMode.NONE.value]},
             )
+        if spec.keeps_memory:
+            _ = self.criu  # raises, and says why
         if spec.id in self._sandboxes:
             raise AlreadyExistsError(f"there is a sandbox {spec.id}")
         if self._ingredients is None:
@@ -156,12 +206,30 @@ class EmbeddedRuntime:
         sandbox = self._take_up(run_dir, meta, channel, launched.pidfd)
         cleanup.push(partial(sandbox.destroy, "creation failed"))
         await channel.hello()
+        if spec.network is NetworkMode.EGRESS:
+            await self._give_egress(sandbox, spec, run_dir)
         return sandbox
+
+    async def _give_egress(
+        self, sandbox: EmbeddedSandbox, spec: SandboxSpec, run_dir: RunDir
+    ) -> None:
+        """Link its network to ours, and name the name servers; the image `host` has them."""
+        network = run_dir.open_network()
+        try:
+            await self._egress.attach(network)
+        finally:
+            os.close(network)
+        if spec.root.path is not None:
+            with suppress(NotFoundError):
+                await sandbox.remove(_RESOLV_CONF)
+            text = self._egress.resolv_conf.encode()
+            await sandbox.put_files((FileInput(_RESOLV_CONF, text),))
 
     def _meta(self, spec: SandboxSpec) -> Meta:
         return Meta(
             image_digest=spec.root.digest,
-            isolation=self.isolation,
+            isolation=ISOLATION_OF_MEMORY if spec.keeps_memory else self.isolation,
+            keeps_memory=spec.keeps_memory,
             slot=self._slots.take() if self._is_root else None,
             cgroups=dict(self._cgroups.leaf(spec.id).directories),
             env=list(spec.root.env),
@@ -192,7 +260,11 @@ class EmbeddedRuntime:
         async def thaw() -> None:
             await self._off_loop(self._freezer.thaw, run_dir.sandbox_id, meta.leaf)
 
-        upkeep = Upkeep(limit, partial(self._release_dead, run_dir, meta), freeze, thaw)
+        async def checkpointer() -> Checkpointer:
+            return Checkpointer(self.criu, self._launcher, self._off_loop)
+
+        release = partial(self._release_dead, run_dir, meta)
+        upkeep = Upkeep(limit, release, freeze, thaw, checkpointer)
         sandbox = EmbeddedSandbox(run_dir, meta, channel=channel, pidfd=pidfd, upkeep=upkeep)
         self._sandboxes[sandbox.id] = sandbox
         return sandbox
@@ -246,6 +318,8 @@ class EmbeddedRuntime:
         if meta.slot is not None:
             self._slots.reserve(meta.slot)
         sandbox = self._take_up(run_dir, meta, channel, pidfd)
+        if meta.keeps_memory:
+            await self._off_loop(let_go_on, run_dir)
         # An agent that is frozen does not answer; whoever wants it paused pauses it again.
         await sandbox.resume()
         try:
@@ -258,7 +332,7 @@ class EmbeddedRuntime:
     async def reclaim(self, *, keep: AbstractSet[SandboxId]) -> ReclaimReport:
         kept = keep | self._sandboxes.keys()
         run_dir = self._settings.run_dir
-        return await self._off_loop(
+        report = await self._off_loop(
             partial(
                 reclaim,
                 run_dir,
@@ -268,10 +342,14 @@ class EmbeddedRuntime:
                 spare_prefix=self._launcher.spare_prefix,
             )
         )
+        await self._egress.reclaim()
+        return report
 
     async def aclose(self, *, leave_running: AbstractSet[SandboxId] = frozenset()) -> None:
         async with Cleanup() as cleanup:
             cleanup.push(self._stop_threads)
+            stay = bool(leave_running & self._sandboxes.keys())
+            cleanup.push(partial(self._egress.aclose, sandboxes_stay=stay))
             cleanup.push(self._launcher.aclose)
             cleanup.push(partial(self._empty, leave_running))
 
@@ -332,5 +410,7 @@ def open_runtime(context: RuntimeContext) -> EmbeddedRuntime:
             tag=context.instance_tag,
             binary=Path(options["binary"]) if "binary" in options else packaged_binary(),
             cgroup_policy=options.get("cgroups", "auto"),
+            egress_dns=tuple(filter(None, options.get("egress_dns", "").split(","))),
+            criu_prefix=Path(options["criu_prefix"]) if options.get("criu_prefix") else None,
         )
     )

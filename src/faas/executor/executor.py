@@ -16,6 +16,7 @@ from faas.clock import Clock, Deadline, SystemClock
 from faas.errors import (
     ExecutionNotFoundError,
     FaasError,
+    InvalidArgumentError,
     UnavailableError,
     UnsupportedError,
     WrongStateError,
@@ -33,7 +34,8 @@ from faas.executor.instance_records import InstanceLedger, InstanceRecord
 from faas.executor.instances import Instances
 from faas.executor.intake import Intake
 from faas.executor.ledger import Ledger
-from faas.executor.origins import Executions, Origins
+from faas.executor.memory_shelf import MemoryShelf
+from faas.executor.origins import Executions, Origins, Wanted
 from faas.executor.output import ExecutionLogs
 from faas.executor.parking import Parking
 from faas.executor.places import Places
@@ -54,7 +56,7 @@ from faas.model import ExecutionRecord, ExecutionSpec, ExecutionState, Mode
 from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.protocols import ProbeReport, RootFilesystem
 from faas.sandbox.registry import Registry
-from faas.snapshots import SnapshotStore
+from faas.snapshots import SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal
 
 CHECKPOINT_BYTES = 4 << 20
@@ -155,6 +157,16 @@ class PlatformExecutor:
             images=images,
             clock=self._clock,
         )
+        self._shelf = None
+        if snapshots is not None:
+            self._shelf = MemoryShelf(
+                settings.memory_dir,
+                store=snapshots,
+                background=self._work,
+                clock=self._clock,
+                key=settings.memory_key,
+                is_synced=settings.ledger_synchronous == "full",
+            )
         self._parts_or_none: _Parts | None = None
         self._is_closed = False
 
@@ -255,6 +267,36 @@ class PlatformExecutor:
             return await self._whole(self._stored(execution_id, principal))
         self._parts.driver.cancel(active)
         return await active.over()
+
+    async def checkpoint(
+        self,
+        execution_id: ExecutionId,
+        principal: Principal,
+        wanted: Wanted,
+        *,
+        memory: bool,
+        stop: bool,
+    ) -> SnapshotRecord:
+        """Keep a running execution; with `stop` it ends here, its result says `checkpointed`.
+
+        Raises:
+            WrongStateError: it does not run.
+            UnsupportedError: its memory cannot be kept; it runs on.
+        """
+        active = self._find_active(execution_id, principal)
+        if active is None:
+            self._stored(execution_id, principal)
+            raise WrongStateError("the execution has ended", hint="checkpoint it while it runs")
+        if memory:
+            record = await self.origins.keep_memory(active, wanted, is_final=stop)
+            if stop:
+                await active.over()
+            return record
+        if stop:
+            raise InvalidArgumentError(
+                "only what is kept with its memory can go on", hint="set memory to true"
+            )
+        return await self.origins.snapshot_of(execution_id, principal, wanted)
 
     async def write_stdin(
         self,
@@ -371,6 +413,8 @@ class PlatformExecutor:
             Ledger(settings.ledger_path, synchronous=settings.ledger_synchronous)
         )
         await self._registry.start()
+        if self._shelf is not None:
+            await self._shelf.recover()
         report, actives = await Recovery(
             settings,
             ledger=parts.ledger,
@@ -475,6 +519,7 @@ class PlatformExecutor:
             snapshots=self._snapshots,
             parking=self._parking,
             executions=executions,
+            shelf=self._shelf,
         )
 
     async def _inherit(

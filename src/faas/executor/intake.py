@@ -193,11 +193,8 @@ class Intake:
     ) -> Active:
         """Give it a ready sandbox at once where that is possible: one commit less to wait for."""
         sandbox = None
-        if (
-            root is not None
-            and ticket.is_granted
-            and spec.mode not in (Mode.PERSISTENT, Mode.CACHED)
-        ):
+        is_pooled = spec.mode not in (Mode.PERSISTENT, Mode.CACHED) and not spec.memory
+        if root is not None and ticket.is_granted and is_pooled:
             sandbox = self._pool.take(template_of(choice, root, spec), root, spec.image)
         now = self._clock.now()
         has_place = sandbox is not None

@@ -19,6 +19,7 @@ from faas.errors import (
     WrongStateError,
 )
 from faas.events import EventBus, ExecutionStarted
+from faas.executor import slices
 from faas.executor.active import Active
 from faas.executor.dependency_caches import DependencyCaches, environment
 from faas.executor.disposal import Disposal
@@ -46,12 +47,14 @@ from faas.model import (
     Timings,
     Usage,
 )
+from faas.sandbox.capabilities import Resumption
 from faas.sandbox.choice import Choice
 from faas.sandbox.guarded import GuardedSandbox, create_guarded
 from faas.sandbox.isolation import reaches
 from faas.sandbox.protocols import (
     Command,
     Exit,
+    Process,
     RootFilesystem,
     Runtime,
     SandboxSpec,
@@ -141,7 +144,7 @@ async def run_in(
     command = await _prepare(active, shop, sandbox)
     ready_ns = clock.monotonic_ns()
     active.was_started = True
-    process = await sandbox.start(process_name(active.entry), command, active.output)
+    process = await _begin(active, shop, sandbox, command)
     active.process = process
     if command.is_exclusive:
         active.overdue_ns = overdue_ns(active, clock)
@@ -156,8 +159,10 @@ async def run_in(
             from_pool=active.is_from_pool,
         )
     )
-    end = await process.wait()
+    end = await slices.end_of(active, shop.origins, process)
     ended_ns = clock.monotonic_ns()
+    if active.slicing is not None:
+        return slices.result(active, sandbox, active.slicing, ended_ns - ready_ns)
     stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
     reports = await _keep_caches(active, shop, sandbox, end)
     timings = Timings(
@@ -191,6 +196,24 @@ def _check_isolation(active: Active, sandbox: GuardedSandbox) -> None:
         )
 
 
+async def _begin(
+    active: Active, shop: Workshop, sandbox: GuardedSandbox, command: Command
+) -> Process:
+    spec = active.entry.spec
+    if not spec.is_resumption:
+        return await sandbox.start(process_name(active.entry), command, active.output)
+    assert shop.origins is not None  # noqa: S101  its parent was found there
+    assert spec.snapshot_id is not None  # noqa: S101
+    resumption = Resumption(
+        MAIN,
+        active.output,
+        is_continued=False,
+        timeout_ms=spec.limits.timeout_ms,
+        output_bytes_max=spec.limits.output_bytes_max,
+    )
+    return await shop.origins.go_on(spec.snapshot_id, sandbox, resumption)
+
+
 async def run_persistent(active: Active, shop: Workshop) -> ExecutionResult:
     """Run an execution in its instance, which is made first when nobody has yet, or beside another
     execution that has not ended.
@@ -218,7 +241,9 @@ async def resume(active: Active, shop: Workshop) -> ExecutionResult:
     sandbox, process = active.sandbox, active.process
     assert sandbox is not None  # noqa: S101  recovery resumes only what it adopted
     assert process is not None  # noqa: S101
-    end = await process.wait()
+    end = await slices.end_of(active, shop.origins, process)
+    if active.slicing is not None:
+        return slices.result(active, sandbox, active.slicing, end.wall_us * 1000)
     stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
     reports = await _keep_caches(active, shop, sandbox, end)
     timings = Timings(exec_us=end.wall_us)
@@ -261,7 +286,14 @@ def cancelled_result(active: Active) -> ExecutionResult:
 
 
 async def make_sandbox(
-    runtime: Runtime, root: RootFilesystem, limits: Limits, template: Template, shop: Workshop
+    runtime: Runtime,
+    root: RootFilesystem,
+    limits: Limits,
+    template: Template,
+    shop: Workshop,
+    *,
+    keeps_memory: bool = False,
+    is_refilled: bool = False,
 ) -> GuardedSandbox:
     """Make a sandbox for a template or for one execution."""
     return await create_guarded(
@@ -272,6 +304,8 @@ async def make_sandbox(
             limits=limits,
             network=template.network,
             isolation_min=template.isolation_min,
+            keeps_memory=keeps_memory,
+            is_refilled=is_refilled,
         ),
         clock=shop.clock,
         events=shop.events,
@@ -285,11 +319,19 @@ async def _find_sandbox(active: Active, shop: Workshop) -> GuardedSandbox:
     assert choice is not None  # noqa: S101  only what recovery dooms or adopts has none
     template = template_of(choice, root, spec)
     is_first_look = active.ticket.turn is None and active.image is None
-    if not is_first_look or spec.mode is Mode.CACHED:
+    if (not is_first_look or spec.mode is Mode.CACHED) and not spec.memory:
         active.sandbox = shop.pool.take(template, root, spec.image)
         active.is_from_pool = active.sandbox is not None
     if active.sandbox is None:
-        active.sandbox = await make_sandbox(choice.runtime, root, spec.limits, template, shop)
+        active.sandbox = await make_sandbox(
+            choice.runtime,
+            root,
+            spec.limits,
+            template,
+            shop,
+            keeps_memory=spec.memory,
+            is_refilled=spec.is_resumption,
+        )
     return active.sandbox
 
 

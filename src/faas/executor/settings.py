@@ -77,6 +77,14 @@ class ExecutorSettings:
         """What the warm pools are to hold again after a restart."""
         return self.data_dir / "pools.json"
 
+    memory_key: bytes = b""
+    """Signs memory checkpoints in the store; empty is a key of this data directory's own."""
+
+    @property
+    def memory_dir(self) -> Path:
+        """Where memory checkpoints lie."""
+        return self.data_dir / "memory"
+
     @property
     def scratch_dir(self) -> Path:
         """Where the files of an instance lie for the moment between sandbox and store."""

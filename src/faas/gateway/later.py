@@ -24,7 +24,6 @@ SUPPORTED = (
 
 ROWS: dict[str, str] = {
     "/api/v1/branches": "GET POST",
-    "/api/v1/ports/expose": "POST",
     "/api/v1/usage": "GET",
     "/api/v1/logs": "GET",
     "/api/v1/functions": "GET POST",

@@ -70,11 +70,19 @@ class RouteNotFoundError(errors.NotFoundError):
     code = "route_not_found"
 
 
+class BadGatewayError(errors.UnavailableError):
+    """The server in the sandbox did not answer as HTTP demands. Look at what it logs."""
+
+    code = "bad_gateway"
+    status = 502
+
+
 HTTP_ONLY: tuple[type[errors.FaasError], ...] = (
     MethodNotAllowedError,
     UnsupportedMediaTypeError,
     NotAcceptableError,
     RouteNotFoundError,
+    BadGatewayError,
 )
 """Failures that only a door can have; they are in `spec/errors.yaml` beside the tree's."""
 

@@ -18,7 +18,10 @@ DependencyCacheName = Literal["cargo", "go", "npm", "pip"]
 IsolationName = Literal["container", "gvisor", "microvm", "none", "userns"]
 StateName = Literal["failed", "finished", "queued", "running"]
 StreamName = Literal["stderr", "stdout"]
-ReasonName = Literal["cancelled", "exited", "out_of_memory", "signalled", "timed_out"]
+PullPolicyName = Literal["always", "missing", "never"]
+ReasonName = Literal[
+    "cancelled", "checkpointed", "exited", "out_of_memory", "signalled", "timed_out"
+]
 
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _NO_NUL = r"^[^\u0000]*$"
@@ -73,6 +76,16 @@ class FileField(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0o644
 
 
+class RegistryAuth(Struct, frozen=True, forbid_unknown_fields=True):
+    """Credentials for the image's registry, used once and kept nowhere."""
+
+    username: Annotated[str, Meta(min_length=1, max_length=256)]
+    password: Annotated[str, Meta(min_length=1, max_length=65536)]
+
+    def __repr__(self) -> str:
+        return "RegistryAuth(...)"
+
+
 Command = (
     Annotated[Plain, Meta(min_length=1)]
     | Annotated[
@@ -91,9 +104,12 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One command to run. Everything but `command` has a default."""
 
     command: Annotated[
-        Command,
-        Meta(description="Text is run by `sh -c`; a list is the argument vector itself."),
-    ]
+        Command | None,
+        Meta(
+            description="Text is run by `sh -c`; a list is the argument vector itself. Left out"
+            " only with `memory` and a parent: then the parent's processes go on."
+        ),
+    ] = None
     image: (
         Annotated[str, Meta(min_length=1, max_length=512, extra_json_schema=_says(_NAME))] | None
     ) = None
@@ -146,6 +162,20 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = True
     snapshot_id: str | None = None
     branch_from: str | None = None
+    memory: Annotated[
+        bool,
+        Meta(
+            description="Keep live memory and processes too: they can be checkpointed while it"
+            " runs, and those of a parent go on when no command is given."
+        ),
+    ] = False
+    checkpoint_after_ms: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Of mode `checkpointed` with `memory`: run for so long, then keep memory"
+            " and files and end with reason `checkpointed`."
+        ),
+    ] = None
     instance_id: Annotated[
         Annotated[
             str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -165,6 +195,15 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     isolation: Annotated[
         IsolationName | None, Meta(description="The least isolation accepted; never lowered.")
     ] = None
+    pull_policy: Annotated[
+        PullPolicyName | None,
+        Meta(description="When the image is fetched: `missing`, `always` or `never`."),
+    ] = None
+    pull_timeout_ms: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="How long finding and fetching the image may take."),
+    ] = None
+    registry_auth: RegistryAuth | None = None
     wait: Annotated[
         bool, Meta(description="False: answer 202 as soon as the execution is stored.")
     ] = True
@@ -426,23 +465,6 @@ class PoolsView(Struct, frozen=True, kw_only=True):
     pools: list[PoolView]
     queued: int
     running: int
-
-
-class ImageView(Struct, frozen=True, kw_only=True):
-    """One image that can be run here."""
-
-    reference: str
-    digest: str
-    size_bytes: int | None = None
-    created_at: datetime | None = None
-
-
-class ImagesView(Struct, frozen=True):
-    """All images here, and what other names stand for."""
-
-    images: list[ImageView]
-    aliases: dict[str, str]
-    default: str
 
 
 class MetricsView(Struct, frozen=True, kw_only=True):

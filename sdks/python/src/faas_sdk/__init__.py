@@ -12,6 +12,7 @@ from faas_sdk._builder import FunctionBuilder
 from faas_sdk._client import FaaSClient
 from faas_sdk._errors import (
     AlreadyExistsError,
+    BadGatewayError,
     ChainUnavailableError,
     CommandFailedError,
     ConflictError,
@@ -82,6 +83,7 @@ FaasError = FaaSError
 
 __all__ = [
     "AlreadyExistsError",
+    "BadGatewayError",
     "ChainUnavailableError",
     "ClientConfig",
     "ClientMetrics",

@@ -230,6 +230,12 @@ class ChainUnavailableError(UnavailableError):
     code = "chain_unavailable"
 
 
+class BadGatewayError(UnavailableError):
+    """The server in the sandbox did not answer as HTTP demands. Look at what it logs."""
+
+    code = "bad_gateway"
+
+
 class DeadlineExceededError(FaaSError):
     """The platform did not finish in the time allowed. Ask again with more time."""
 

@@ -259,15 +259,19 @@ CALLS: Dict[JobKind, Type[JobCall]] = {
 
 @dataclass(frozen=True)
 class Envelope:
-    """What an operator hands in: the end, for which inputs, what it made, and the output."""
+    """What an operator hands in: the end, for which inputs, what it made, the output, the proof."""
 
     status: JobStatus
     inputs_hash: bytes
     resource_key: bytes
     output: bytes
+    receipt: bytes = b""
+    """A signed record, a fifth field; four fields when there is none."""
 
 
 _ENVELOPE_TYPES = ("uint8", "bytes32", "bytes32", "bytes")
+_SIGNED_TYPES = (*_ENVELOPE_TYPES, "bytes")
+_OUTPUT_AT = slice(96, 128)
 
 
 def decode_envelope(result: bytes) -> Envelope:
@@ -276,12 +280,16 @@ def decode_envelope(result: bytes) -> Envelope:
     Raises:
         DataLossError: it is not the one encoding of an end.
     """
+    # The output begins right behind the head, so its place says how many fields there are.
+    has_receipt = int.from_bytes(result[_OUTPUT_AT], "big") == len(_SIGNED_TYPES) * 32
+    types = _SIGNED_TYPES if has_receipt else _ENVELOPE_TYPES
     try:
-        status, inputs_hash, resource_key, output = decode(_ENVELOPE_TYPES, result)
-        envelope = Envelope(JobStatus(status), inputs_hash, resource_key, output)
+        status, *rest = decode(types, result)
+        envelope = Envelope(JobStatus(status), *rest)
     except (*UNREADABLE, ValueError) as error:
         raise DataLossError("the result is not an envelope") from error
-    if not envelope.status.is_over or encode(_ENVELOPE_TYPES, astuple(envelope)) != result:
+    is_whole = encode(types, astuple(envelope)[: len(types)]) == result
+    if not (envelope.status.is_over and is_whole) or (has_receipt and not envelope.receipt):
         raise DataLossError("the result is not an envelope of an end")
     return envelope
 

@@ -33,6 +33,8 @@ class JobResult:
     block: int
     status: JobStatus
     failure: Optional[Failure] = None
+    receipt: bytes = b""
+    """The operator's signed record of what it did, when it gave one."""
 
     @property
     def ok(self) -> bool:

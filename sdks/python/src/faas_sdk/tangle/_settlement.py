@@ -200,6 +200,7 @@ class Settlements:
             block=accepted.block_number,
             status=status,
             failure=failure,
+            receipt=envelope.receipt if envelope else b"",
         )
 
     async def _is_there(self, entry: LogEntry) -> bool:
