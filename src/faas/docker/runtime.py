@@ -10,6 +10,7 @@ takes back or away those, and touches nothing else of the Engine's.
 """
 
 import asyncio
+import logging
 import os
 import platform
 import tempfile
@@ -70,6 +71,8 @@ Json = dict[str, Any]
 _SOCKETS = (Path("/var/run/docker.sock"), Path("/run/docker.sock"))
 _GREETING_SECONDS = 10.0
 """From the container's start to its agent's first word; measured well under 0.1 s."""
+_OWED_AT_ONCE = 4
+_log = logging.getLogger(__name__)
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -80,6 +83,8 @@ class DockerRuntime:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._sandboxes: dict[SandboxId, DockerSandbox] = {}
+        self._owed: set[SandboxId] = set()
+        """Whose containers are to be removed as soon as the Engine answers."""
         self._engine: Engine | None = None
         self._images: EngineImages | None = None
         self._shelf: EngineShelf | None = None
@@ -209,6 +214,7 @@ class DockerRuntime:
             )
         if spec.id in self._sandboxes:
             raise AlreadyExistsError(f"there is a sandbox {spec.id}")
+        await self._pay_owed()
         cleanup = Cleanup()
         try:
             sandbox = await self._create(spec, cleanup)
@@ -306,14 +312,28 @@ class DockerRuntime:
         return sandbox
 
     async def _release(self, sandbox_id: SandboxId) -> None:
-        """Remove the container, then its directory: what is left is found by the next start."""
+        """Remove the container, then its directory; when the Engine is away, once it is back.
+
+        The next start would find it as well, but a container may hold much until then.
+        """
         engine, _ = self._opened()
         work_dir, name = self._places(sandbox_id)
+        self._sandboxes.pop(sandbox_id, None)
+        self._owed.add(sandbox_id)
         try:
             await engine.remove(name)
-            work_dir.remove()
-        finally:
-            self._sandboxes.pop(sandbox_id, None)
+        except RuntimeUnavailableError:
+            _log.warning("a container is left until the Engine answers", extra={"container": name})
+            return
+        work_dir.remove()
+        self._owed.discard(sandbox_id)
+
+    async def _pay_owed(self) -> None:
+        """Remove what could not be removed before, a few at a time so that nobody waits long."""
+        for sandbox_id in list(self._owed)[:_OWED_AT_ONCE]:
+            await self._release(sandbox_id)
+            if sandbox_id in self._owed:
+                return
 
     async def adopt(self, sandbox_id: SandboxId) -> DockerSandbox | None:
         if sandbox_id in self._sandboxes:
@@ -364,6 +384,7 @@ class DockerRuntime:
         ending = [s.destroy("the runtime stops") for s in sandboxes if s.id not in leave_running]
         outcomes = await asyncio.gather(*ending, return_exceptions=True)
         self._sandboxes.clear()
+        self._owed.clear()
         failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if failures:
             raise ExceptionGroup("containers could not be removed", failures)
