@@ -120,7 +120,7 @@ class CacheStore:
                 try:
                     known[path] = names_of(path)
                 except (tarfile.TarError, OSError):
-                    _log.warning("a damaged layer of a cache is dropped", extra={"tool": name.value})
+                    _log.warning("a damaged layer is dropped", extra={"tool": name.value})
                     path.unlink(missing_ok=True)
         return known
 
