@@ -497,7 +497,7 @@ class PlatformExecutor:
         store = CacheStore(
             self._settings.dependency_caches_dir, bounds=self._settings.dependency_caches
         )
-        caches = DependencyCaches(store, scratch=self._settings.dependency_caches_dir / "scratch")
+        caches = DependencyCaches(store, scratch=self._settings.dependency_scratch_dir)
         caches.start()
         return caches
 
