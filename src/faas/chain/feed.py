@@ -81,9 +81,10 @@ class Feed:
         return last
 
     async def _refuse_lag(self, head: Head, cursor: Block) -> None:
-        if head.block.number >= cursor.number:
+        # Asked for by number, and not by the head: behind a balancer that may be another node's.
+        if await self._chain.block(cursor.number) is not None:
             return
-        before = self._journal.block_at_most(head.block.number)
+        before = self._journal.block_at_most(min(head.block.number, cursor.number - 1))
         if before is not None and not await self._is_there(before):
             return  # what it has speaks against what we read: a reorg
         now = self._clock.monotonic_ns()
