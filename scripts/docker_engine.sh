@@ -23,6 +23,7 @@ install_parts() {
     local missing=()
     command -v dockerd >/dev/null || missing+=(docker.io)
     command -v crun >/dev/null || missing+=(crun)
+    command -v runsc >/dev/null || missing+=(runsc)
     command -v ip >/dev/null || missing+=(iproute2)
     [[ ${#missing[@]} -eq 0 ]] && return 0
     [[ $EUID -eq 0 ]] || fail "missing: ${missing[*]}" "apt-get install ${missing[*]}"
@@ -80,6 +81,18 @@ make_bridge() {
 }
 
 launch() { # ARGUMENT… for dockerd
+    local common=(--host "unix://$socket" --pidfile "$pid_file" --data-root "$where/data"
+        --exec-root "$where/exec" --bridge "$bridge" --iptables=false --ip-masq=false
+        --log-level warn)
+    if [[ " $* " == *" --live-restore "* ]]; then
+        # Containers that outlive it are found again only among the same mounts; so without crun.
+        setsid dockerd "${common[@]}" "$@" </dev/null >"$where/log" 2>&1 9>&- &
+        return
+    fi
+    # gVisor: the agent listens on a socket of the host; the rest as its old version in Debian 12 needs it.
+    printf '#!/bin/sh\nexec "%s" --network=none --ignore-cgroups --host-uds=all "$@"\n' \
+        "$(command -v runsc)" >"$where/runsc"
+    chmod +x "$where/runsc"
     # In a mount namespace of its own without the empty cgroup2 beside cgroup1, which crun refuses.
     printf '%s\n' nobody:1500000000:65536 nogroup:1500000000:65536 >"$where/subids"
     # shellcheck disable=SC2016
@@ -87,9 +100,8 @@ launch() { # ARGUMENT… for dockerd
         if [ -d /sys/fs/cgroup/memory ]; then umount /sys/fs/cgroup/unified 2>/dev/null; fi
         for file in /etc/subuid /etc/subgid; do [ ! -e $file ] || mount --bind "$SUBIDS" $file; done
         exec "$@"' sh \
-        dockerd --host "unix://$socket" --pidfile "$pid_file" --data-root "$where/data" \
-        --exec-root "$where/exec" --bridge "$bridge" --iptables=false --ip-masq=false \
-        --add-runtime "crun=$(command -v crun)" --log-level warn "$@" \
+        dockerd "${common[@]}" --add-runtime "crun=$(command -v crun)" \
+        --add-runtime "runsc=$where/runsc" "$@" \
         </dev/null >"$where/log" 2>&1 9>&- &
 }
 
@@ -104,6 +116,7 @@ stop() {
         is_ours "$pid" && kill -9 "$pid"
     fi
     ip link del "$bridge" 2>/dev/null || true
+    if mountpoint -q "$where/data"; then umount "$where/data" || true; fi
 }
 
 case ${1:-} in

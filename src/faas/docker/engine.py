@@ -24,6 +24,7 @@ _SECONDS_MAX = 60.0
 """For one call; a loaded Engine takes seconds to start a container, never a minute."""
 _NOT_FOUND, _IN_PROGRESS, _NOT_MODIFIED = 404, 409, 304
 _UNKNOWN_UID = -1
+_FULL = "no space left on device"
 _NO_ANSWER = 900
 """What aiodocker calls the status when there was no connection."""
 
@@ -185,6 +186,8 @@ class Engine:
             async with _translated("load"):
                 async for step in self._docker.images.import_image(file, stream=True):
                     said = cast("Mapping[str, object]", step)
+                    if _FULL in str(said.get("error")):
+                        raise _full("load")
                     if "error" in said:
                         raise InternalError(f"the Docker Engine refused an image: {said['error']}")
         finally:
@@ -247,11 +250,20 @@ async def _translated(what: str) -> AsyncGenerator[None]:
             return
         if failure.status >= _NO_ANSWER:
             raise _unavailable(what) from failure
+        if _FULL in failure.message:
+            raise _full(what) from failure
         raise InternalError(
             f"the Docker Engine refused to {what}: {failure.message[:300]}"
         ) from failure
     except (aiohttp.ClientError, OSError, TimeoutError) as failure:
         raise _unavailable(what) from failure
+
+
+def _full(what: str) -> RuntimeUnavailableError:
+    return RuntimeUnavailableError(
+        f"the disk of the Docker Engine is full ({what})",
+        hint="docker system df; docker system prune",
+    )
 
 
 def _unavailable(what: str) -> RuntimeUnavailableError:
