@@ -235,6 +235,14 @@ class Settings:
     cache_seconds_max: int = _setting(
         86_400, "Age at which a cached result is no answer any more.", at_least=1
     )
+    dependency_cache_mb: int = _setting(
+        1024,
+        "MiB of what pip, npm, cargo and go fetched kept for each tenant; 0 keeps none.",
+        at_least=0,
+    )
+    dependency_cache_total_mb: int = _setting(
+        8192, "The same for all tenants together; the least lately used goes.", at_least=0
+    )
     cache_verify_share: float = _setting(
         0.0,
         "Share of cached answers that are run all the same and compared.",

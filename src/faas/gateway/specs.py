@@ -127,6 +127,8 @@ def _spec(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) ->
         # The original's clients send a key with every request, whatever the mode. Only mode cached
         # is ever answered from a cache, so elsewhere it asks for nothing.
         cache_key=request.cache_key if mode is Mode.CACHED else None,
+        caches=tuple(dict.fromkeys(request.caches or ())),
+        cache_write=request.cache_write,
         snapshot_id=request.snapshot_id,
         branch_from=request.branch_from,
         memory=request.memory,

@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 RuntimeName = Literal["auto", "docker", "embedded", "firecracker", "microvm"]
 ModeName = Literal["branched", "cached", "checkpointed", "ephemeral", "persistent"]
 NetworkName = Literal["egress", "none"]
+DependencyCacheName = Literal["cargo", "go", "npm", "pip"]
 IsolationName = Literal["container", "gvisor", "microvm", "none", "userns"]
 StateName = Literal["failed", "finished", "queued", "running"]
 StreamName = Literal["stderr", "stdout"]
@@ -149,6 +150,16 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cache_key: Annotated[
         str | None, Meta(description="Has no effect in mode `ephemeral`, which is never cached.")
     ] = None
+    caches: Annotated[
+        Annotated[list[DependencyCacheName], Meta(max_length=16)] | None,
+        Meta(
+            description="What these tools fetched in this tenant's earlier runs is put in; what a"
+            " command that succeeds adds is kept. Not in mode `persistent`."
+        ),
+    ] = None
+    cache_write: Annotated[
+        bool, Meta(description="False: nothing of this run is kept in `caches`.")
+    ] = True
     snapshot_id: str | None = None
     branch_from: str | None = None
     memory: Annotated[
@@ -235,6 +246,19 @@ class FailureView(Struct, frozen=True):
     hint: str | None
 
 
+class CacheReportView(Struct, frozen=True):
+    """What came of one dependency cache after the run."""
+
+    name: DependencyCacheName
+    added: int
+    """Files that were new and are kept."""
+    added_bytes: int
+    refused: int
+    """Links, devices and the like, which are never kept."""
+    problem: str | None
+    """Why nothing was kept."""
+
+
 class ExecutionView(Struct, frozen=True, kw_only=True):
     """One execution. The fields of the result are null until it is `finished`."""
 
@@ -270,6 +294,8 @@ class ExecutionView(Struct, frozen=True, kw_only=True):
     cache_hit: bool = False
     snapshot_id: str | None = None
     instance_id: str | None = None
+    caches: list[CacheReportView] | UnsetType = UNSET
+    """Only when the request named some."""
     timings: TimingsView | None = None
     failure: FailureView | None = None
     created_at: datetime
