@@ -95,13 +95,9 @@ def sift(
 
 
 def names_of(layer: Path) -> dict[str, int]:
-    """List the files of a layer with their sizes."""
-    with layer.open("rb") as file:
-        return {
-            entry.path.decode(): entry.size
-            for entry in TarStream(file)
-            if entry.kind is EntryKind.FILE
-        }
+    """List the files of a layer, which is ours, with their sizes; only its headers are read."""
+    with tarfile.open(layer, "r:") as opened:
+        return {member.name: member.size for member in opened if member.isreg()}
 
 
 def join(layers: Sequence[Path], target: IO[bytes]) -> None:

@@ -12,8 +12,10 @@ into a sandbox least recently first. More than `LAYERS_MAX` layers of a tool bec
 
 import asyncio
 import hashlib
+import logging
 import os
 import secrets
+import tarfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -27,6 +29,8 @@ from faas.ids import TenantId
 
 LAYERS_MAX = 48
 """Each is one more tar to put in; joining them reads and writes them all once."""
+
+_log = logging.getLogger(__name__)
 
 _TEMPORARY = ".new-"
 
@@ -113,7 +117,11 @@ class CacheStore:
             del known[gone]
         for path in paths:
             if path not in known:
-                known[path] = names_of(path)
+                try:
+                    known[path] = names_of(path)
+                except (tarfile.TarError, OSError):
+                    _log.warning("a damaged layer is dropped", extra={"tool": name.value})
+                    path.unlink(missing_ok=True)
         return known
 
     def _add(self, tenant: TenantId, name: CacheName, given: Path) -> Sifted:

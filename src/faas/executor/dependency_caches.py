@@ -9,6 +9,7 @@ else comes out of it. A run that may not be trusted with that asks with `cache_w
 import asyncio
 import io
 import logging
+import shutil
 import tarfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -48,9 +49,8 @@ class DependencyCaches:
     def start(self) -> None:
         """Remove what a killed gateway left half-way."""
         self._store.reclaim()
+        shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for left in self._scratch.glob("*/*.tar"):
-            left.unlink(missing_ok=True)
 
     async def put_in(self, sandbox: GuardedSandbox, spec: ExecutionSpec, tenant: TenantId) -> None:
         """Give a fresh sandbox the caches that its execution asks for."""

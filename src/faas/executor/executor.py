@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 from faas.caches import CacheStore
@@ -464,6 +465,7 @@ class PlatformExecutor:
             events=self._events,
             clock=self._clock,
             commands=_InstanceCommands(lambda: self._parts),
+            shelf=self._shelf,
         )
         places = Places(lambda: self._parts.intake.actives, instances)
         intake = Intake(
@@ -482,6 +484,7 @@ class PlatformExecutor:
         origins = self._open_origins(intake, ledger)
         if origins is not None:
             origins.also["inst"] = instances.snapshot
+            origins.also_memory["inst"] = partial(instances.snapshot, memory=True)
         driver = Driver(
             Workshop(
                 settings,
@@ -509,7 +512,7 @@ class PlatformExecutor:
         store = CacheStore(
             self._settings.dependency_caches_dir, bounds=self._settings.dependency_caches
         )
-        caches = DependencyCaches(store, scratch=self._settings.dependency_caches_dir / "scratch")
+        caches = DependencyCaches(store, scratch=self._settings.dependency_scratch_dir)
         caches.start()
         return caches
 

@@ -127,8 +127,17 @@ async def run_once(active: Active, shop: Workshop) -> ExecutionResult:
         FaasError: we failed.
     """
     granted_ns = shop.clock.monotonic_ns()
+    if active.sandbox is not None and active.is_from_pool and not active.sandbox.is_alive:
+        _put_down(active, active.sandbox, shop)
     sandbox = active.sandbox or await _find_sandbox(active, shop)
     return await run_in(active, shop, sandbox, granted_ns=granted_ns)
+
+
+def _put_down(active: Active, dead: GuardedSandbox, shop: Workshop) -> None:
+    """A ready sandbox died before anything ran in it: another one is made instead."""
+    shop.disposal.take(dead, "found dead")
+    active.sandbox, active.is_from_pool = None, False
+    active.state, active.started_at = ExecutionState.QUEUED, None
 
 
 async def run_in(

@@ -73,6 +73,11 @@ class ExecutorSettings:
         return self.data_dir / "dependency-caches"
 
     @property
+    def dependency_scratch_dir(self) -> Path:
+        """Where the caches of runs lie for the moment between sandbox and layer."""
+        return self.data_dir / "dependency-scratch"
+
+    @property
     def pools_path(self) -> Path:
         """What the warm pools are to hold again after a restart."""
         return self.data_dir / "pools.json"

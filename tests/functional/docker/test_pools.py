@@ -18,7 +18,7 @@ from tests.plugins.docker import (
 from faas.assembly import Platform, open_platform
 from faas.clock import Deadline
 from faas.config import Settings
-from faas.errors import RuntimeUnavailableError
+from faas.errors import RuntimeUnavailableError, UnsupportedError
 from faas.images import ImageStore
 from faas.model import ExecutionSpec, RuntimeChoice
 from faas.tenancy import LOCAL_PRINCIPAL as LOCAL
@@ -28,13 +28,13 @@ pytestmark = [pytest.mark.needs_docker, pytest.mark.timeout(180)]
 
 
 @asynccontextmanager
-async def open_one(engine: str, tmp_path: Path) -> AsyncGenerator[Platform]:
+async def open_one(engine: str, tmp_path: Path, *runtimes: str) -> AsyncGenerator[Platform]:
     archive = script("test_images.sh", "alpine")
     data = tmp_path / "data"
     await ImageStore(data / "images").import_("alpine", Path(archive))
     settings = Settings(
         data_dir=data,
-        runtimes=("docker",),
+        runtimes=runtimes or ("docker",),
         docker_host=engine,
         default_image="alpine",
         pool_size=0,
@@ -150,3 +150,29 @@ async def test_the_pool_survives_a_restart_of_its_engine(tmp_path: Path) -> None
             assert record.result.stdout == b"on\n"
             after = await asyncio.to_thread(containers, platform, engine)
             assert not set(before) & set(after)
+
+
+@pytest.mark.needs_root
+async def test_auto_chooses_among_real_runtimes_and_says_why(
+    docker_engine: str, tmp_path: Path
+) -> None:
+    async with open_one(docker_engine, tmp_path, "embedded", "docker") as platform:
+
+        async def why(image: str, **fields) -> tuple[str, str]:
+            spec = ExecutionSpec(("/bin/sh", "-c", "true"), image, **fields)
+            result = (await platform.executor.execute(spec, LOCAL)).result
+            assert result is not None
+            return result.runtime_used, result.runtime_reason
+
+        only = "auto: the only one here that can"
+        assert await why("host") == ("embedded", only)
+        assert await why("alpine", isolation_min="userns") == ("embedded", only)
+        assert await why("alpine", runtime=RuntimeChoice.DOCKER) == ("docker", "asked for")
+        chosen, reason = await why("alpine")
+        assert chosen in {"embedded", "docker"}
+        assert reason.startswith("auto: ")
+        with pytest.raises(UnsupportedError) as caught:
+            await why("alpine", isolation_min="microvm")
+        assert set(caught.value.details["supported"]) == {"embedded", "docker"}
+        with pytest.raises(UnsupportedError, match="host_image"):
+            await why("host", runtime=RuntimeChoice.DOCKER)

@@ -218,3 +218,14 @@ async def test_a_file_where_a_directory_is_kept_is_refused(store, tmp_path, host
     twice = tar(tmp_path / "t", entry("a/b"), entry("a", b"x"), entry("a/b/c"))
     found = await store.add(MINE, PIP, twice)
     assert (found.added, found.refused) == (1, 2)
+
+
+async def test_a_damaged_layer_is_dropped_and_the_rest_serves_on(store, tmp_path):
+    await store.add(MINE, PIP, tar(tmp_path / "t", entry("a", b"x")))
+    await store.add(MINE, PIP, tar(tmp_path / "t", entry("b", b"y")))
+    damaged = min((tmp_path / "kept").rglob("*.tar"))
+    damaged.write_bytes(b"noise" * 1000)
+    following = CacheStore(tmp_path / "kept")
+    found = await following.add(MINE, PIP, tar(tmp_path / "t", entry("a", b"x"), entry("b")))
+    assert found.added == 1
+    assert await kept(following) == {"a": b"x", "b": b"y"}
