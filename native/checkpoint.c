@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -43,7 +44,7 @@ static struct {
 } runs[RUNS_MAX];
 
 struct request {
-    char *tree, *images;
+    char *tree, *images, *preload;
     uint32_t user;                  /* of the sandbox's processes */
     uint32_t pid_before, pid_after; /* what ns_last_pid is set to; 0 leaves it */
     char *groups[GROUPS_MAX];
@@ -56,6 +57,7 @@ struct request {
 static void request_free(struct request *q) {
     free(q->tree);
     free(q->images);
+    free(q->preload);
     for (uint32_t i = 0; i < q->group_count; i++) free(q->groups[i]);
     for (uint32_t i = 0; q->argv && i < q->argc; i++) free(q->argv[i]);
     free(q->argv);
@@ -70,6 +72,7 @@ static char *read_path(struct reader *r) {
 static bool request_read(struct request *q, struct reader *r) {
     q->tree = read_path(r);
     q->images = read_path(r);
+    q->preload = read_path(r);
     q->user = read_u32(r);
     q->pid_before = read_u32(r);
     q->pid_after = read_u32(r);
@@ -109,14 +112,27 @@ static int clone_tree(const char *path, bool is_read_only) {
     return tree >= 0 && kernel_mount_setattr(tree, 0, attr) == 0 ? tree : -1;
 }
 
-static bool furnish(int tree, int images) {
-    if (mount("faas-criu", PLACE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700,size=64k") < 0) return false;
+static bool copy(int source, const char *path) {
+    int target = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0500);
+    ssize_t got = 1;
+    while (target >= 0 && (got = sendfile(target, source, NULL, 1 << 20)) > 0) continue;
+    if (target >= 0) close(target);
+    return target >= 0 && got == 0;
+}
+
+static bool furnish(int tree, int images, int preload) {
+    if (mount("faas-criu", PLACE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700,size=256k") < 0) return false;
+    if (!copy(preload, PLACE "/preload.so")) return false;
     return attach(tree, "tree") && attach(images, "images") && mkdir(PLACE "/plugins", 0700) == 0;
 }
 
 /* In the sandbox's pid namespace. What is restored is a member of the groups CRIU is a member of. */
 static _Noreturn void become_criu(struct request *q, int null, int log, const int *passed, unsigned count) {
-    char *const env[] = {NULL};
+    /* Root by its effective user only. The real one is the sandbox's: reading another's limits takes that, or
+     * CAP_SYS_RESOURCE, which hosts that are containers themselves lack. What is preloaded sees to it. */
+    char user[40];
+    snprintf(user, sizeof user, "FAAS_CRIU_USER=%u", q->user);
+    char *const env[] = {user, NULL};
     for (uint32_t i = 0; i < q->group_count; i++)
         if (write(q->group_fds[i], "0", 1) != 1) _exit(RUNNER_FAILED);
     /* Up first: the places they shall have may be taken by others of them. */
@@ -131,10 +147,8 @@ static _Noreturn void become_criu(struct request *q, int null, int log, const in
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signals_by_default();
-    if (chdir("/") < 0) _exit(RUNNER_FAILED);
-    /* Root by its effective user only. The real one is the sandbox's: reading another's limits takes that, or
-     * CAP_SYS_RESOURCE, which hosts that are containers themselves lack. */
-    if (setresgid(q->user, 0, 0) < 0 || setresuid(q->user, 0, 0) < 0) _exit(RUNNER_FAILED);
+    /* Those whose session leader is gone are restored into CRIU's, so it must be one of this namespace. */
+    if (setsid() < 0 || chdir("/") < 0) _exit(RUNNER_FAILED);
     execve(q->argv[0], q->argv, env);
     _exit(RUNNER_FAILED);
 }
@@ -164,8 +178,9 @@ static int run(struct request *q, const int *fds, unsigned count) {
     for (uint32_t i = 0; i < q->group_count; i++)
         if ((q->group_fds[i] = open(q->groups[i], O_WRONLY | O_CLOEXEC)) < 0) last_pid = -1;
     int tree = clone_tree(q->tree, true), images = clone_tree(q->images, false);
+    int preload = open(q->preload, O_RDONLY | O_CLOEXEC);
     int code = RUNNER_FAILED;
-    if (null < 0 || last_pid < 0 || tree < 0 || images < 0) {
+    if (null < 0 || last_pid < 0 || tree < 0 || images < 0 || preload < 0) {
         say(log, step);
         return code;
     }
@@ -175,7 +190,7 @@ static int run(struct request *q, const int *fds, unsigned count) {
     if (done) {
         step = "attach criu";
         umask(077);
-        done = furnish(tree, images);
+        done = furnish(tree, images, preload);
         if (done) code = run_criu(q, null, last_pid, log, fds + 3, count - 3);
         int error = errno;
         umount2(PLACE, MNT_DETACH);

@@ -166,7 +166,7 @@ static bool adoption_read(struct adoption *a, const struct frame *frame) {
     a->count = read_u32(&r);
     if (a->count > ROOTS_MAX) return false;
     for (uint32_t i = 0; i < a->count; i++) a->roots[i] = (pid_t)read_u32(&r);
-    bool is_sane = a->pid > 1 && a->deadline_ms <= MILLISECONDS_MAX && a->grace_ms <= MILLISECONDS_MAX &&
+    bool is_sane = (a->pid > 1 || frame->flags & ADOPT_BACKGROUND) && a->deadline_ms <= MILLISECONDS_MAX && a->grace_ms <= MILLISECONDS_MAX &&
                    a->held_length <= STDIN_WINDOW && a->taken >= a->held_length;
     return read_done(&r) && is_sane && !(frame->flags & ~(EXEC_EXCLUSIVE | EXEC_STDIN_OPEN | ADOPT_BACKGROUND));
 }
@@ -232,7 +232,7 @@ bool command_adopt(uint32_t slot, const struct frame *frame) {
             answer_error(slot, frame->id, error, "adopt");
         } else {
             command_attach_to(c, slot, frame->id);
-            c->changed = c->attached;
+            c->changed = c->state == ENDED ? 0 : c->attached; /* nothing follows its EXIT */
             command_put_started(c, slot);
             if (c->state == ENDED) command_put_exit(c, slot);
             else input_pump(c);

@@ -23,6 +23,7 @@ install_parts() {
     local missing=()
     command -v dockerd >/dev/null || missing+=(docker.io)
     command -v crun >/dev/null || missing+=(crun)
+    command -v runsc >/dev/null || missing+=(runsc)
     command -v ip >/dev/null || missing+=(iproute2)
     [[ ${#missing[@]} -eq 0 ]] && return 0
     [[ $EUID -eq 0 ]] || fail "missing: ${missing[*]}" "apt-get install ${missing[*]}"
@@ -88,6 +89,10 @@ launch() { # ARGUMENT… for dockerd
         setsid dockerd "${common[@]}" "$@" </dev/null >"$where/log" 2>&1 9>&- &
         return
     fi
+    # gVisor: the agent listens on a socket of the host; the rest as its old version in Debian 12 needs it.
+    printf '#!/bin/sh\nexec "%s" --network=none --ignore-cgroups --host-uds=all "$@"\n' \
+        "$(command -v runsc)" >"$where/runsc"
+    chmod +x "$where/runsc"
     # In a mount namespace of its own without the empty cgroup2 beside cgroup1, which crun refuses.
     printf '%s\n' nobody:1500000000:65536 nogroup:1500000000:65536 >"$where/subids"
     # shellcheck disable=SC2016
@@ -95,7 +100,8 @@ launch() { # ARGUMENT… for dockerd
         if [ -d /sys/fs/cgroup/memory ]; then umount /sys/fs/cgroup/unified 2>/dev/null; fi
         for file in /etc/subuid /etc/subgid; do [ ! -e $file ] || mount --bind "$SUBIDS" $file; done
         exec "$@"' sh \
-        dockerd "${common[@]}" --add-runtime "crun=$(command -v crun)" "$@" \
+        dockerd "${common[@]}" --add-runtime "crun=$(command -v crun)" \
+        --add-runtime "runsc=$where/runsc" "$@" \
         </dev/null >"$where/log" 2>&1 9>&- &
 }
 

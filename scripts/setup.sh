@@ -100,7 +100,7 @@ install_python_packages() {
 build_native() {
     local out
     out=src/faas/_native/faas-native-$(uname -m)
-    if [[ ! -x $out ]] || [[ -n $(find native scripts/build_native.py -newer "$out" -name '*.[chp]*' -print -quit) ]]; then
+    if [[ ! -x $out || ! -f ${out/faas-native-/faas-criu-}.so ]] || [[ -n $(find native scripts/build_native.py -newer "$out" -name '*.[chp]*' -print -quit) ]]; then
         say "compiling the native program"
         "$venv/bin/python" scripts/build_native.py >/dev/null
     fi

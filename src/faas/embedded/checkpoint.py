@@ -147,7 +147,7 @@ class Checkpointer:
             folder = target / tree.folder
             folder.mkdir(mode=0o700)
             argv = self.criu.argv(*criu_words.dump_arguments(tree.root))
-            run = Run(self.criu.tree, folder, argv, site.user)
+            run = Run(self.criu.tree, folder, self.criu.preload, argv, site.user)
             code = await self._run(site.run_dir, run, "runner.log")
             if code:
                 log = folder / ("dump.log" if (folder / "dump.log").exists() else "runner.log")
@@ -223,6 +223,7 @@ class Checkpointer:
             run = Run(
                 self.criu.tree,
                 own,
+                self.criu.preload,
                 self.criu.argv(*criu_words.restore_arguments([name for name, _ in pipes])),
                 site.user,
                 site.meta.leaf.procs_files,

@@ -45,6 +45,8 @@ class Criu:
     version: str
     kdat: Path
     """What it found out about this kernel: 25 ms saved at each start."""
+    preload: Path
+    """What is loaded into it first: native/preload/criu.c."""
     start: tuple[str, ...]
     """Loader, libraries and program, relative to the tree."""
 
@@ -53,7 +55,10 @@ class Criu:
         root = f"{PLACE}/tree"
         loader, libraries, program = self.start
         paths = ":".join(f"{root}/{path}" for path in libraries.split(":"))
-        return [f"{root}/{loader}", "--library-path", paths, f"{root}/{program}", *arguments]
+        preload = ("--preload", f"{PLACE}/preload.so")
+        return [
+            f"{root}/{loader}", "--library-path", paths, *preload, f"{root}/{program}", *arguments,
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ class Run:
 
     tree: Path
     images: Path
+    preload: Path
     argv: Sequence[str]
     user: int
     """The host's number of the sandbox's processes."""
@@ -75,6 +81,7 @@ class Run:
             [
                 _string(self.tree),
                 _string(self.images),
+                _string(self.preload),
                 struct.pack("<IIII", self.user, 0, self.last_pid_after, len(self.groups)),
                 *map(_string, self.groups),
                 struct.pack("<I", len(self.argv)),
@@ -104,16 +111,19 @@ def restore_arguments(inherited: Sequence[str]) -> list[str]:
 
 _COMMON = (
     "--no-default-config", "--images-dir", IMAGES, "--libdir", f"{PLACE}/plugins",
-    "--manage-cgroups=ignore", "--network-lock", "skip", "--file-locks", "--tcp-established", "-v2",
+    "--manage-cgroups=ignore", "--network-lock", "skip", "--file-locks", "--tcp-established",
+    "--shell-job", "-v2",
 )  # fmt: skip
 
 
-def find(prefix: Path | None, cache: Path) -> Criu:
+def find(prefix: Path | None, cache: Path, *, preload: Path) -> Criu:
     """Look at the CRIU below `prefix` (made by scripts/criu.sh) and let it learn this kernel.
 
     Raises:
         UnsupportedError: there is none that works here.
     """
+    if not preload.is_file():
+        raise UnsupportedError("the native program is not built", hint="make native")
     if prefix is None or not (prefix / "criu").is_file():
         raise UnsupportedError("CRIU is not installed", hint=HINT)
     tree = (prefix / "root").resolve()
@@ -128,7 +138,7 @@ def find(prefix: Path | None, cache: Path) -> Criu:
     )
     version = _version(prefix / "criu")
     kdat = _learn(prefix / "criu", cache)
-    return Criu(tree, version, kdat, (loader, ":".join(libraries), program))
+    return Criu(tree, version, kdat, preload, (loader, ":".join(libraries), program))
 
 
 def _version(wrapper: Path) -> str:
@@ -184,7 +194,7 @@ _REASONS = (
     (r"[Uu]nsupported (?:address )?family|protocol.*not supported|BUG at criu/sockets",
      "it has a socket of a kind that cannot be kept"),
     (r"io_uring|aio", "it uses asynchronous input and output of the kernel"),
-    (r"tty|pts|session leader|shell-job", "it has a terminal"),
+    (r"tty|pts", "it has a terminal"),
     (r"SysVIPC shmem map|IPC ns", "it uses System V shared memory"),
     (r"Can't dump ghost file .* size", "it has a deleted file open that is too large"),
     (r"link-remap|Can't create link remap|Can't dump unlinked",

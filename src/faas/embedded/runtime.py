@@ -157,7 +157,13 @@ class EmbeddedRuntime:
             return None
         try:
             cache = self._settings.data_dir / "criu-kernel"
-            self._criu = find_criu(self._settings.criu_prefix, cache)
+            self._criu = find_criu(
+                self._settings.criu_prefix,
+                cache,
+                preload=self._settings.binary.with_name(
+                    self._settings.binary.name.replace("native", "criu") + ".so"
+                ),
+            )
         except UnsupportedError as error:
             self._no_criu = error
             return None

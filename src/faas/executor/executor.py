@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 from faas.caches import CacheStore
@@ -449,6 +450,7 @@ class PlatformExecutor:
             events=self._events,
             clock=self._clock,
             commands=_InstanceCommands(lambda: self._parts),
+            shelf=self._shelf,
         )
         places = Places(lambda: self._parts.intake.actives, instances)
         intake = Intake(
@@ -467,6 +469,7 @@ class PlatformExecutor:
         origins = self._open_origins(intake, ledger)
         if origins is not None:
             origins.also["inst"] = instances.snapshot
+            origins.also_memory["inst"] = partial(instances.snapshot, memory=True)
         driver = Driver(
             Workshop(
                 settings,

@@ -116,7 +116,10 @@ async def restore(door: Door, exchange: Exchange) -> Reply:
     exchange.query()
     record = await _named(door, exchange)
     spec = InstanceSpec(
-        image=record.image, snapshot_id=record.id, limits=door.settings.limits_default
+        image=record.image,
+        snapshot_id=record.id,
+        limits=door.settings.limits_default,
+        memory=record.has_memory,
     )
     made = await door.executor.instances.create(spec, exchange.principal)
     return Reply(encode(instance_view(made)))

@@ -176,3 +176,98 @@ def test_no_half_checkpoint_is_left(gateway, call):
     run(call, command=PYTHON, checkpoint_after_ms=200)
     memory = gateway.data_dir / "data" / "memory"
     assert not [*memory.glob(".*"), *memory.glob("*/.*")]
+
+
+SERVER = """
+import http.server, itertools, socketserver
+count = itertools.count()
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = str(next(count)).encode()
+        self.send_response(200); self.send_header("content-length", str(len(body)))
+        self.end_headers(); self.wfile.write(body)
+    def log_message(self, *_): pass
+socketserver.TCPServer.allow_reuse_address = True
+http.server.HTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
+"""
+ASK = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000').read().decode())"
+
+
+def ask(call, instance: str) -> int:
+    """Ask the server in an instance for its next number."""
+    body = {"command": ["/usr/bin/python3", "-c", ASK]}
+
+    def asked():
+        ended = call.post(f"/api/v1/instances/{instance}/exec", body)
+        return ended["stdout"].strip() if ended["exit_code"] == 0 else None
+
+    return int(until(asked))
+
+
+@pytest.fixture
+def instance(call):
+    """An instance in which a server counts, left behind by a command that has ended."""
+    made = call.post("/api/v1/instances", {"memory": True})["id"]
+    files = {"command": "cat > /workspace/server.py", "payload": SERVER}
+    call.post(f"/api/v1/instances/{made}/exec", files)
+    start = {"command": "setsid /usr/bin/python3 /workspace/server.py >/dev/null 2>&1 &"}
+    call.post(f"/api/v1/instances/{made}/exec", start)
+    yield made
+    call.delete(f"/api/v1/instances/{made}")
+
+
+def test_an_instance_paused_to_disk_goes_on_in_memory_and_holds_nothing_meanwhile(
+    gateway, call, instance
+):
+    assert [ask(call, instance) for _ in range(3)] == [0, 1, 2]
+    paused = call.post(f"/api/v1/instances/{instance}/pause?to=disk")
+    assert (paused["status"], paused["on_disk"], paused["container_id"]) == ("paused", True, None)
+    assert not list((gateway.data_dir / "data" / "run").glob("sbx-*"))
+    call.post(f"/api/v1/instances/{instance}/exec", {"command": "true"}, fails=409)
+    assert call.post(f"/api/v1/instances/{instance}/resume")["status"] == "running"
+    assert ask(call, instance) == 3
+
+
+def test_an_instance_on_disk_survives_the_gateway_and_the_machine(gateway, call, instance):
+    assert ask(call, instance) == 0
+    call.post(f"/api/v1/instances/{instance}/pause?to=disk")
+    gateway.kill()
+    run_dir = (gateway.data_dir / "data" / "run").resolve()
+    shutil.rmtree(run_dir)  # what a reboot leaves of a tmpfs
+    gateway.start()
+    assert call.get(f"/api/v1/instances/{instance}")["on_disk"]
+    call.post(f"/api/v1/instances/{instance}/resume")
+    assert ask(call, instance) == 1
+    again = call.post(f"/api/v1/instances/{instance}/pause?to=disk")
+    assert again["on_disk"]
+    call.post(f"/api/v1/instances/{instance}/resume")
+    assert ask(call, instance) == 2
+
+
+def test_snapshots_of_a_living_instance_begin_others_at_its_count(call, instance):
+    assert [ask(call, instance) for _ in range(2)] == [0, 1]
+    kept = call.post("/api/v1/snapshots", {"container_id": instance, "memory": True})
+    assert kept["has_memory"]
+    others = [call.post(f"/api/v1/snapshots/{kept['id']}/restore")["id"] for _ in range(2)]
+    assert ask(call, instance) == 2
+    assert [ask(call, other) for other in others] == [2, 2]
+    for other in others:
+        call.delete(f"/api/v1/instances/{other}")
+
+
+def test_an_idle_instance_goes_to_disk_and_its_next_use_wakes_it(call):
+    body = {"memory": True, "idle_seconds": 1, "idle_action": "pause_to_disk"}
+    made = call.post("/api/v1/instances", body)["id"]
+    start = "sh -c 'sleep 100000 & echo $! > /workspace/pid' >/dev/null 2>&1"
+    call.post(f"/api/v1/instances/{made}/exec", {"command": start})
+    until(lambda: call.get(f"/api/v1/instances/{made}")["on_disk"])
+    alive = {"command": "kill -0 $(cat /workspace/pid)"}
+    assert call.post(f"/api/v1/instances/{made}/exec", alive)["exit_code"] == 0
+    call.delete(f"/api/v1/instances/{made}")
+
+
+def test_a_plain_instance_is_not_paused_to_disk_and_runs_on(call):
+    made = call.post("/api/v1/instances", {})["id"]
+    call.post(f"/api/v1/instances/{made}/pause?to=disk", fails=501)
+    assert call.get(f"/api/v1/instances/{made}")["status"] == "running"
+    call.delete(f"/api/v1/instances/{made}")
