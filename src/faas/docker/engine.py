@@ -16,6 +16,7 @@ import aiohttp
 from aiodocker.networks import DockerNetwork
 from aiodocker.volumes import DockerVolume
 
+from faas.docker.address import EngineAddress
 from faas.errors import InternalError, NotFoundError, RuntimeUnavailableError
 
 _API = "v1.41"
@@ -23,6 +24,7 @@ _API = "v1.41"
 _SECONDS_MAX = 60.0
 """For one call; a loaded Engine takes seconds to start a container, never a minute."""
 _NOT_FOUND, _IN_PROGRESS, _NOT_MODIFIED = 404, 409, 304
+_BAD_REQUEST = 400
 _NO_ANSWER = 900
 """What aiodocker calls the status when there was no connection."""
 
@@ -46,7 +48,7 @@ class Engine:
         self._docker = docker
 
     @classmethod
-    def connect(cls, host: str | None) -> "Engine":
+    def connect(cls, address: EngineAddress) -> "Engine":
         """Make the connection ready; nothing is sent yet.
 
         Raises:
@@ -54,7 +56,14 @@ class Engine:
         """
         try:
             timeout = aiohttp.ClientTimeout(total=_SECONDS_MAX, sock_connect=5.0)
-            return cls(aiodocker.Docker(url=host, timeout=timeout, api_version=_API))
+            return cls(
+                aiodocker.Docker(
+                    url=address.spoken,
+                    timeout=timeout,
+                    api_version=_API,
+                    ssl_context=address.context(),
+                )
+            )
         except (AssertionError, ValueError, aiodocker.exceptions.DockerError) as failure:
             raise RuntimeUnavailableError(
                 "no Docker Engine is installed here, or DOCKER_HOST is wrong",
@@ -66,10 +75,10 @@ class Engine:
         """The client below, for calls that live in a file of their own."""
         return self._docker
 
-    def url(self, path: str) -> str:
+    def url(self, path: str, *, is_versioned: bool = True) -> str:
         """Return the whole address of a path of the API."""
         base = self._docker.docker_host.replace("unix://", "http://").replace("tcp://", "http://")
-        return f"{base}/{self._docker.api_version}/{path}"
+        return f"{base}/{self._docker.api_version}/{path}" if is_versioned else f"{base}/{path}"
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -77,6 +86,7 @@ class Engine:
 
     async def facts(self) -> EngineFacts:
         """Ask what it is."""
+        await self._agree()
         async with _translated("info"):
             info = cast("Json", await self._docker.system.info())
         options = [str(option) for option in info.get("SecurityOptions") or ()]
@@ -86,6 +96,31 @@ class Engine:
             has_userns=any("name=userns" in option for option in options),
             has_seccomp=any("name=seccomp" in option for option in options),
         )
+
+    async def _agree(self) -> None:
+        """Settle the version of the API: ours, or the Engine's oldest where it dropped ours.
+
+        Raises:
+            RuntimeUnavailableError: the Engine is older than all we speak.
+        """
+        async with (
+            _translated("version"),
+            self._docker.session.get(self.url("version", is_versioned=False)) as answer,
+        ):
+            if answer.status == _BAD_REQUEST:
+                raise RuntimeUnavailableError(
+                    "the Docker Engine wants TLS",
+                    hint="set FAAS_DOCKER_TLS_VERIFY=true and FAAS_DOCKER_CERT_PATH",
+                )
+            await check_answer(answer)
+            told = cast("Json", await answer.json())
+        least, most = str(told.get("MinAPIVersion") or "1.12"), str(told.get("ApiVersion") or "0")
+        if _numbers(most) < _numbers(_API):
+            raise RuntimeUnavailableError(
+                f"this Docker Engine speaks API {most}, and {_API} is needed",
+                hint="install Docker Engine 20.10 or later",
+            )
+        self._docker.api_version = f"v{least}" if _numbers(least) > _numbers(_API) else _API
 
     async def create(self, name: str, config: Json) -> None:
         """Make a container."""
@@ -190,6 +225,10 @@ class Engine:
         async with asyncio.timeout(_SECONDS_MAX):
             while await self.inspect(name) is not None:  # noqa: ASYNC110  the Engine has no signal for it
                 await asyncio.sleep(0.05)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.removeprefix("v").split(".") if part.isdigit())
 
 
 async def check_answer(answer: aiohttp.ClientResponse) -> None:

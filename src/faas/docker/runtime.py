@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from faas.agent.channel import AgentChannel
 from faas.cleanup import Cleanup
 from faas.clock import Clock, SystemClock
+from faas.docker.address import EngineAddress
 from faas.docker.container import (
     AGENT,
     HOSTNAME,
@@ -118,7 +119,7 @@ class DockerRuntime:
             return
         if not self._settings.binary.is_file():
             raise RuntimeUnavailableError("the native program is not built", hint="make native")
-        engine = _connect(self._settings.host)
+        engine = _connect(self._settings.address)
         try:
             facts = await engine.facts()
             self._settle(facts)
@@ -373,15 +374,13 @@ class DockerRuntime:
         return work_dir, container_name(self._settings.tag, sandbox_id)
 
 
-def _connect(host: str | None) -> "Engine":
+def _connect(address: EngineAddress) -> "Engine":
     """Connect, or say what is missing; the client is loaded only when there is an Engine."""
-    hint = "apt-get install docker.io, or set FAAS_DOCKER_HOST"
-    if host is None and not any(path.is_socket() for path in _SOCKETS):
-        raise RuntimeUnavailableError("there is no Docker Engine on this machine", hint=hint)
-    if host is not None and not host.startswith("unix://"):
+    address.check()
+    if address.url is None and not any(path.is_socket() for path in _SOCKETS):
         raise RuntimeUnavailableError(
-            "the Docker Engine is on another machine, out of reach of the agent's socket",
-            hint="set FAAS_DOCKER_HOST to a unix:// address of this machine",
+            "there is no Docker Engine on this machine",
+            hint="apt-get install docker.io, or set FAAS_DOCKER_HOST",
         )
     try:
         from faas.docker.engine import Engine  # noqa: PLC0415  see above
@@ -390,7 +389,7 @@ def _connect(host: str | None) -> "Engine":
             "the client of the Docker Engine is not installed",
             hint="pip install 'faas-platform[docker]'",
         ) from failure
-    return Engine.connect(host)
+    return Engine.connect(address)
 
 
 def open_shelf(engine: "Engine", settings: DockerSettings) -> EngineShelf:
