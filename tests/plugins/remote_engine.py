@@ -1,6 +1,7 @@
 """A second Engine, reached only over TCP with TLS on loopback, as one on another machine."""
 
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -9,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.plugins.docker import REPOSITORY
+from tests.plugins.docker import REPOSITORY, Docker
+
+_FILES = (("cacert", "ca.pem"), ("cert", "cert.pem"), ("key", "key.pem"))
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,12 @@ class RemoteEngine:
     url: str
     certificates: Path
     strangers: Path
+
+    def cli(self, *arguments: str) -> str:
+        """What Docker's own client says."""
+        tls = ["--tlsverify", *(f"--tls{name}={self.certificates / file}" for name, file in _FILES)]
+        argv = ["docker", "-H", self.url, *tls, *arguments]
+        return subprocess.run(argv, stdout=-1, text=True, check=True).stdout.strip()
 
 
 def make_certificates(directory: Path) -> None:
@@ -66,3 +75,17 @@ def remote_engine() -> Iterator[RemoteEngine]:
             yield RemoteEngine(url, known, strangers)
         finally:
             run("stop")
+
+
+@pytest.fixture
+async def remote(remote_engine: RemoteEngine):
+    """A started Docker runtime on it; neither containers, volumes nor directories are left."""
+    directory = Path(tempfile.mkdtemp(prefix="faas-remote-data-"))
+    made = Docker(directory, remote_engine.url, certificates=remote_engine.certificates)
+    await made.runtime.start()
+    yield made
+    await made.runtime.aclose()
+    left = remote_engine.cli("ps", "-aq"), remote_engine.cli("volume", "ls", "-q")
+    work = [path.name for path in (directory / "docker").iterdir()]
+    shutil.rmtree(directory)
+    assert (*left, work) == ("", "", [])

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import aiodocker
 import aiohttp
@@ -18,6 +18,9 @@ from aiodocker.volumes import DockerVolume
 
 from faas.docker.address import EngineAddress
 from faas.errors import InternalError, NotFoundError, RuntimeUnavailableError
+
+if TYPE_CHECKING:
+    from aiodocker.stream import Stream
 
 _API = "v1.41"
 """Debian 12's Engine; later ones still speak it."""
@@ -139,6 +142,26 @@ class Engine:
                 return cast("Json", await self._docker.containers.container(name).show())
         except NotFoundError:
             return None
+
+    async def put_archive(self, name: str, path: str, tar: bytes) -> None:
+        """Unpack a tar below a directory of a container."""
+        async with (
+            _translated("put an archive"),
+            self._docker.session.put(
+                self.url(f"containers/{name}/archive"),
+                params={"path": path},
+                data=tar,
+                headers={"Content-Type": "application/x-tar"},
+            ) as answer,
+        ):
+            await check_answer(answer)
+
+    async def attach_exec(self, name: str, argv: list[str], *, user: str) -> "Stream":
+        """Run a program in a container, its stdin and stdout at the returned stream."""
+        async with _translated("exec"):
+            container = self._docker.containers.container(name)
+            made = await container.exec(argv, stdin=True, stdout=True, stderr=False, user=user)
+            return await made.start(detach=False).__aenter__()
 
     async def limit(self, name: str, resources: Json) -> None:
         """Change the limits of a container."""

@@ -35,6 +35,7 @@ from faas.docker.engine_images import EngineImages
 from faas.docker.groups import ContainerGroups
 from faas.docker.pauses import Pauses
 from faas.docker.reclaim import reclaim
+from faas.docker.remote import RemoteAgents
 from faas.docker.sandbox import DockerSandbox, Upkeep
 from faas.docker.settings import DockerSettings
 from faas.docker.shelf import EngineShelf
@@ -83,6 +84,8 @@ class DockerRuntime:
         self._engine: Engine | None = None
         self._images: EngineImages | None = None
         self._shelf: EngineShelf | None = None
+        self._remote: RemoteAgents | None = None
+        """None where the agent is bound in from this machine."""
         self._pauses: Pauses | None = None
         """None where namespaces cannot be looked at from here: then the Engine makes them."""
         self._egress = EgressNetwork(
@@ -97,12 +100,14 @@ class DockerRuntime:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        able = {Capability.ADOPT, Capability.TTY, Capability.PORTS}
+        able = {Capability.ADOPT, Capability.TTY}
+        if not self._settings.is_copied:
+            able.add(Capability.PORTS)
         return frozenset(able | ({Capability.EGRESS} if self._has_egress else set()))
 
     @property
     def _has_egress(self) -> bool:
-        return self._egress.is_available
+        return self._egress.is_available and not self._settings.is_copied
 
     @property
     def isolation(self) -> str:
@@ -135,7 +140,9 @@ class DockerRuntime:
         )
         self._shelf = open_shelf(engine, self._settings)
         self._engine = engine
-        if os.geteuid() == 0:
+        if self._settings.is_copied:
+            self._remote = RemoteAgents(engine, self._settings.binary)
+        elif os.geteuid() == 0:
             self._pauses = Pauses(
                 engine,
                 self._settings,
@@ -176,7 +183,8 @@ class DockerRuntime:
         passed = b"faas-native" in said
         return ProbeReport(
             is_available=passed,
-            detail=f"the agent's own usage, asked for in a container, exited with {ended.code}",
+            detail=f"the agent's own usage, asked for in a container, exited with {ended.code};"
+            f" the agent is {'copied in, over the Engine' if self._remote else 'bound in'}",
             isolation=self._isolation,
             limits="docker memory,cpu,pids",
             duration_ms=(self._clock.monotonic_ns() - began) / 1e6,
@@ -222,7 +230,7 @@ class DockerRuntime:
         cleanup.push(partial(self._release, spec.id))
         work_dir.create(meta)
         state = await self._started(spec, image, work_dir)
-        channel = await self._greeted(work_dir)
+        channel = await self._connected(spec.id, work_dir)
         cleanup.push(partial(channel.close, "creation failed"))
         return self._take_up(spec.id, meta, channel, state)
 
@@ -257,8 +265,16 @@ class DockerRuntime:
         except NotFoundError:
             images.forget(image)
             await engine.create(name, {**config, "Image": await images.ensure(spec.root)})
+        if self._remote is not None:
+            await self._remote.place(name)
         await engine.start(name)
         return await engine.inspect(name) or {}
+
+    async def _connected(self, sandbox_id: SandboxId, work_dir: WorkDir) -> AgentChannel:
+        if self._remote is None:
+            return await self._greeted(work_dir)
+        _, name = self._places(sandbox_id)
+        return await self._remote.connect(name, work_dir, seconds=_GREETING_SECONDS)
 
     async def _greeted(self, work_dir: WorkDir) -> AgentChannel:
         """Connect as soon as the agent listens; the Engine says only that it was executed."""
@@ -294,9 +310,10 @@ class DockerRuntime:
             sandbox_id,
             meta,
             channel=channel,
-            groups=ContainerGroups(_pid(state)),
+            # The pid of a container elsewhere is somebody else's here.
+            groups=ContainerGroups(0 if self._remote else _pid(state)),
             upkeep=Upkeep(limit, partial(self._release, sandbox_id)),
-            open_agent=work_dir.connect,
+            open_agent=None if self._remote else work_dir.connect,
         )
         self._sandboxes[sandbox_id] = sandbox
         return sandbox
@@ -323,12 +340,18 @@ class DockerRuntime:
             await self._release(sandbox_id)
             return None
         try:
-            channel = AgentChannel(work_dir.connect())
-            await channel.hello()
+            channel = await self._adopted(sandbox_id, work_dir)
         except (OSError, SandboxBrokenError):
             await self._release(sandbox_id)
             return None
         return self._take_up(sandbox_id, meta, channel, state)
+
+    async def _adopted(self, sandbox_id: SandboxId, work_dir: WorkDir) -> AgentChannel:
+        if self._remote is not None:
+            return await self._connected(sandbox_id, work_dir)
+        channel = AgentChannel(work_dir.connect())
+        await channel.hello()
+        return channel
 
     async def reclaim(self, *, keep: AbstractSet[SandboxId]) -> ReclaimReport:
         engine, _ = self._opened()
@@ -346,8 +369,10 @@ class DockerRuntime:
             cleanup.push(self._engine.aclose)
             if self._pauses is not None:
                 cleanup.push(self._pauses.aclose)
+            if self._remote is not None:
+                cleanup.push(self._remote.aclose)
             cleanup.push(partial(self._empty, leave_running))
-        self._engine = self._images = self._shelf = self._pauses = None
+        self._engine = self._images = self._shelf = self._pauses = self._remote = None
 
     def _pause_names(self) -> frozenset[str]:
         return frozenset() if self._pauses is None else self._pauses.names

@@ -5,15 +5,23 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from tests.plugins.docker import docker_engine
-from tests.plugins.remote_engine import RemoteEngine, remote_engine
+from tests.plugins.docker import docker_root
+from tests.plugins.remote_engine import RemoteEngine, remote, remote_engine
 
-from faas.config import load
+from faas.assembly import open_platform
+from faas.config import Settings, load
 from faas.docker.address import EngineAddress
+from faas.docker.container import RESERVED_UID
 from faas.docker.engine import Engine
-from faas.errors import RuntimeUnavailableError
+from faas.errors import InvalidArgumentError, RuntimeUnavailableError
+from faas.ids import new_sandbox_id
+from faas.images import ImageStore
+from faas.model import ExecutionSpec, Limits
+from faas.sandbox.conformance import Bench
+from faas.sandbox.protocols import RootFilesystem, SandboxSpec
+from faas.tenancy import LOCAL_PRINCIPAL
 
-__all__ = ["docker_engine", "remote_engine"]
+__all__ = ["docker_root", "remote", "remote_engine"]
 pytestmark = [pytest.mark.needs_docker, pytest.mark.timeout(180)]
 
 
@@ -81,3 +89,60 @@ async def test_the_version_is_one_that_both_speak(least: str, most: str, spoken:
     finally:
         await runner.cleanup()
     assert asked == [f"/{spoken}/info"]
+
+
+@pytest.fixture
+async def bench(remote, docker_root, tmp_path):
+    limits = Limits(memory_bytes=64 << 20, disk_bytes=8 << 20, pids_max=32)
+    sandbox = await remote.runtime.create(SandboxSpec(new_sandbox_id(), docker_root, limits))
+    yield Bench(sandbox, tmp_path)
+    await sandbox.destroy("tested")
+
+
+async def test_no_command_reaches_the_agent_that_was_copied_in(bench: Bench) -> None:
+    for attack in (
+        "touch /.faas/x", "rm /.faas/agent", "echo x > /.faas/agent", "mv /.faas/run /.faas/r",
+        "chmod 777 /.faas", "chown 0 /.faas/agent", "ls /.faas/run", "cat /.faas/run/spool/*",
+        "kill -9 $(pidof faas-native agent relay) 1",
+    ):  # fmt: skip
+        assert (await bench.run(attack)).code != 0, attack
+    relay = "for p in /proc/[0-9]*; do grep -qs relay $p/cmdline && echo ${p#/proc/}; done"
+    await bench.run(f"kill -9 $({relay}); kill -9 -1; true")
+    assert (await bench.run("echo alive")).code == 0
+    assert bench.stdout.endswith(b"alive\n")
+
+
+async def test_the_users_of_the_agent_cannot_be_taken(bench: Bench) -> None:
+    with pytest.raises(InvalidArgumentError):
+        await bench.run("true", uid=RESERVED_UID)
+
+
+async def test_what_runs_ends_with_an_exclusive_command(bench: Bench) -> None:
+    await bench.run("sleep 1000 & setsid sleep 1001 & true", is_exclusive=True)
+    await bench.run("ps | grep -c '[s]leep 100'")
+    assert bench.stdout.strip() == b"0"
+
+
+async def test_the_probe_says_which_way_the_agent_went(remote) -> None:
+    report = await remote.runtime.probe()
+    assert report.is_available
+    assert "copied in" in report.detail
+
+
+async def test_the_platform_runs_on_an_engine_elsewhere(
+    remote_engine: RemoteEngine, docker_root: RootFilesystem, tmp_path: Path
+) -> None:
+    settings = Settings(
+        data_dir=tmp_path / "data", runtimes=("docker",), docker_host=remote_engine.url,
+        docker_tls_verify=True, docker_cert_path=str(remote_engine.certificates),
+        disable_prewarm=True, parked_max=0,
+    )  # fmt: skip
+    assert docker_root.path is not None
+    await ImageStore(tmp_path / "data" / "images").import_("alpine", docker_root.path)
+    async with open_platform(settings) as platform:
+        script = "cat; echo err >&2; head -c 300000 /dev/zero | tr '\\0' x"
+        spec = ExecutionSpec(("/bin/sh", "-c", script), "alpine", stdin=b"in\n")
+        record = await platform.executor.execute(spec, LOCAL_PRINCIPAL)
+    assert record.result is not None
+    assert record.result.stdout == b"in\n" + b"x" * 300_000
+    assert (record.result.stderr, record.result.runtime_used) == (b"err\n", "docker")
