@@ -103,6 +103,8 @@ def container_config(
     ]
     config = _body(settings, image, (LABEL_SANDBOX, str(spec.id)), host_config)
     config["Entrypoint"] = [AGENT, "agent", "--listen", f"{SOCKETS}/agent.sock"]
+    if settings.is_copied:
+        config["Entrypoint"] += ["--close", HOME, str(RESERVED_UID)]
     if pause is None:
         config["Hostname"] = spec.hostname
     return config

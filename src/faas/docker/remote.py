@@ -72,9 +72,9 @@ def _archive(binary: bytes) -> bytes:
     sink = io.BytesIO()
     closed = SOCKETS.removeprefix(f"{HOME}/")
     with tarfile.open(fileobj=sink, mode="w") as tar:
-        for name, mode in ((".", 0o555), (closed, 0o700), (SPOOL.removeprefix(f"{HOME}/"), 0o700)):
+        for name in (closed, SPOOL.removeprefix(f"{HOME}/")):
             entry = tarfile.TarInfo(name)
-            entry.type, entry.mode, entry.uid = tarfile.DIRTYPE, mode, RESERVED_UID
+            entry.type, entry.mode, entry.uid = tarfile.DIRTYPE, 0o700, RESERVED_UID
             tar.addfile(entry)
         entry = tarfile.TarInfo(AGENT.removeprefix(f"{HOME}/"))
         entry.size, entry.mode, entry.uid = len(binary), 0o555, RESERVED_UID
