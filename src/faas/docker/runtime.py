@@ -13,7 +13,9 @@ import asyncio
 import os
 import platform
 import tempfile
+from collections.abc import AsyncGenerator
 from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -415,6 +417,22 @@ def _connect(address: EngineAddress) -> "Engine":
             hint="pip install 'faas-platform[docker]'",
         ) from failure
     return Engine.connect(address)
+
+
+@asynccontextmanager
+async def engine_shelf(context: RuntimeContext) -> AsyncGenerator[EngineShelf]:
+    """Open the images of the Engine and nothing else, for whoever runs no sandboxes.
+
+    Raises:
+        RuntimeUnavailableError: there is no Engine, or it does not answer.
+    """
+    settings = DockerSettings.from_context(context)
+    engine = _connect(settings.address)
+    try:
+        await engine.facts()
+        yield open_shelf(engine, settings)
+    finally:
+        await engine.aclose()
 
 
 def open_shelf(engine: "Engine", settings: DockerSettings) -> EngineShelf:
