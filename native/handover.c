@@ -3,14 +3,18 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "kernel.h"
@@ -83,8 +87,7 @@ int handover_open_cgroup2(const char *procs_file) {
     return -1;
 }
 
-bool handover_map_users(const struct plan *plan, pid_t pid) {
-    if (plan->userns == USERNS_NONE) return true;
+static bool map_users(const struct plan *plan, pid_t pid) {
     char path[64], map[64];
     bool is_single = plan->userns == USERNS_SINGLE;
     snprintf(path, sizeof path, "/proc/%d/setgroups", pid);
@@ -97,11 +100,35 @@ bool handover_map_users(const struct plan *plan, pid_t pid) {
     return write_file(path, map);
 }
 
-static int idmapped_lower(const struct plan *plan, pid_t pid) {
-    if (plan->root.op != OP_ROOT_OVERLAY || !plan->root.flags || plan->userns != USERNS_RANGE) return -1;
+bool handover_map_users(const struct plan *plan, pid_t pid) {
+    return !plan_has_userns(plan) || map_users(plan, pid);
+}
+
+static int open_userns(pid_t pid) {
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
-    int userns = open(path, O_RDONLY | O_CLOEXEC);
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/* A user namespace nobody lives in, to say how owners are shifted; it takes a process to make one. */
+static int empty_userns(const struct plan *plan) {
+    struct kernel_clone_args args = {.flags = CLONE_NEWUSER, .exit_signal = SIGCHLD};
+    pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;) pause();
+    }
+    if (pid < 0) return -1;
+    int userns = map_users(plan, pid) ? open_userns(pid) : -1;
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    return userns;
+}
+
+static int idmapped_lower(const struct plan *plan, pid_t pid) {
+    bool is_shifted = plan->userns == USERNS_RANGE || plan->userns == USERNS_FLAT;
+    if (plan->root.op != OP_ROOT_OVERLAY || !plan->root.flags || !is_shifted) return -1;
+    int userns = plan->userns == USERNS_FLAT ? empty_userns(plan) : open_userns(pid);
     if (userns < 0) return -1;
     int tree = mounts_idmapped(plan->root.source, userns);
     close(userns);

@@ -263,7 +263,7 @@ static bool mount_root_overlay(const struct plan *plan, int lower, const char *a
         return false;
     }
     snprintf(options, sizeof options, "lowerdir=%s,upperdir=%s/up,workdir=%s/work%s", source, upper, upper,
-             plan->userns == USERNS_NONE ? "" : ",userxattr");
+             plan_has_userns(plan) ? ",userxattr" : "");
     return mount("overlay", at, "overlay", MS_NOSUID | MS_NODEV, options) == 0;
 }
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from faas.blobs import open_refs, open_store
+from faas.caches import CacheBounds
 from faas.cleanup import Cleanup
 from faas.clock import Clock, SystemClock
 from faas.config import Settings, aws_variables
@@ -194,6 +195,7 @@ def _runtime_options(settings: Settings) -> dict[str, str]:
         "docker_config": str(settings.docker_config),
         "docker_agent": settings.docker_agent,
         "egress_dns": ",".join(settings.egress_dns),
+        "criu_prefix": str(Path(settings.criu_prefix or settings.data_dir / "criu").absolute()),
     }
 
 
@@ -236,6 +238,10 @@ def _executor_settings(settings: Settings, data_dir: DataDir) -> ExecutorSetting
         ledger_synchronous="full" if settings.ledger_sync == "full" else "normal",
         cache=CacheLimits(
             bytes_max=settings.cache_bytes_max, ttl_seconds=float(settings.cache_seconds_max)
+        ),
+        dependency_caches=CacheBounds(
+            tenant_bytes_max=settings.dependency_cache_mb << 20,
+            bytes_max=settings.dependency_cache_total_mb << 20,
         ),
         cache_verify_share=settings.cache_verify_share,
         parked_max=settings.parked_max,

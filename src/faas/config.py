@@ -145,6 +145,11 @@ class Settings:
     build_bytes_max: int = _setting(
         1 << 30, "Largest context that an image may be built from.", at_least=1024
     )
+    criu_prefix: str = _setting(
+        "",
+        "Where scripts/criu.sh put CRIU, for memory checkpoints; empty is `criu` in the data "
+        "directory.",
+    )
     egress_dns: tuple[str, ...] = _setting(
         ("1.1.1.1", "9.9.9.9"),
         "Name servers (IPv4) of sandboxes with egress; a private one is reached for names only.",
@@ -229,6 +234,14 @@ class Settings:
     )
     cache_seconds_max: int = _setting(
         86_400, "Age at which a cached result is no answer any more.", at_least=1
+    )
+    dependency_cache_mb: int = _setting(
+        1024,
+        "MiB of what pip, npm, cargo and go fetched kept for each tenant; 0 keeps none.",
+        at_least=0,
+    )
+    dependency_cache_total_mb: int = _setting(
+        8192, "The same for all tenants together; the least lately used goes.", at_least=0
     )
     cache_verify_share: float = _setting(
         0.0,

@@ -22,8 +22,9 @@ from starlette.applications import Starlette
 from faas import __version__, logs
 from faas.assembly import Platform, default_limits, limit_ceilings, open_platform
 from faas.cli import render
+from faas.cli.settings import pairs
 from faas.config import Configuration, Settings, load
-from faas.errors import InvalidConfigError, UnavailableError
+from faas.errors import UnavailableError
 from faas.gateway.app import build_app
 from faas.gateway.auth import ApiKey
 from faas.gateway.container_stream import FRAME_BYTES_MAX
@@ -67,17 +68,6 @@ def command(
         _log.warning("a variable of the environment was ignored", detail=warning)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(configuration))
-
-
-def pairs(texts: tuple[str, ...]) -> dict[str, object]:
-    """Take `--set NAME=VALUE` apart."""
-    found: dict[str, object] = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not sign:
-            raise InvalidConfigError(f"--set {text!r} is not NAME=VALUE")
-        found[name.strip().replace("-", "_")] = value
-    return found
 
 
 async def _serve(configuration: Configuration) -> None:

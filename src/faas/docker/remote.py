@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faas.docker.container import AGENT, HOME, RESERVED_UID, SOCKETS
+from faas.docker.container import AGENT, HOME, RESERVED_UID, RESERVED_UID_REMAPPED, SOCKETS
 from faas.docker.relay import SPOOL, Fetches, RelayedChannel, new_prefix, pump
 from faas.errors import FaasError, SandboxBrokenError
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 class RemoteAgents:
     """Puts agents into containers of one Engine, and connects to them."""
 
-    def __init__(self, engine: "Engine", binary: Path) -> None:
+    def __init__(self, engine: "Engine", binary: Path, *, is_remapped: bool) -> None:
         self._engine = engine
-        self._archive = _archive(binary.read_bytes())
+        self._uid = RESERVED_UID_REMAPPED if is_remapped else RESERVED_UID
+        self._archive = _archive(binary.read_bytes(), self._uid)
         self._pumps: set[asyncio.Task[None]] = set()
 
     async def place(self, container: str) -> None:
@@ -43,7 +44,7 @@ class RemoteAgents:
         prefix = new_prefix()
         argv = [AGENT, "relay", f"{SOCKETS}/agent.sock", SPOOL, prefix]
         try:
-            stream = await self._engine.attach_exec(container, argv, user=f"{RESERVED_UID}:0")
+            stream = await self._engine.attach_exec(container, argv, user=f"{self._uid}:0")
         except FaasError as failure:
             raise SandboxBrokenError("the relay in the container does not start") from failure
         ours, theirs = socket.socketpair()
@@ -67,16 +68,16 @@ class RemoteAgents:
         await asyncio.gather(*pumps, return_exceptions=True)
 
 
-def _archive(binary: bytes) -> bytes:
+def _archive(binary: bytes, uid: int) -> bytes:
     """What is copied in: the agent, and a directory that is closed to all but its owner."""
     sink = io.BytesIO()
     closed = SOCKETS.removeprefix(f"{HOME}/")
     with tarfile.open(fileobj=sink, mode="w") as tar:
         for name in (closed, SPOOL.removeprefix(f"{HOME}/")):
             entry = tarfile.TarInfo(name)
-            entry.type, entry.mode, entry.uid = tarfile.DIRTYPE, 0o700, RESERVED_UID
+            entry.type, entry.mode, entry.uid = tarfile.DIRTYPE, 0o700, uid
             tar.addfile(entry)
         entry = tarfile.TarInfo(AGENT.removeprefix(f"{HOME}/"))
-        entry.size, entry.mode, entry.uid = len(binary), 0o555, RESERVED_UID
+        entry.size, entry.mode, entry.uid = len(binary), 0o555, uid
         tar.addfile(entry, io.BytesIO(binary))
     return sink.getvalue()

@@ -17,6 +17,7 @@ from faas.executor.disposal import Disposal
 from faas.executor.files_state import capture, restore
 from faas.executor.images import ImageResolver
 from faas.executor.instance_records import InstanceRecord
+from faas.executor.memory_shelf import MemoryShelf
 from faas.executor.settings import ExecutorSettings
 from faas.ids import SnapshotId
 from faas.sandbox.guarded import GuardedSandbox, create_guarded, guard_adopted
@@ -38,6 +39,7 @@ class Housing:
         registry: Registry,
         images: ImageResolver,
         snapshots: SnapshotStore | None,
+        shelf: MemoryShelf | None,
         disposal: Disposal,
         events: EventBus,
         clock: Clock,
@@ -46,6 +48,7 @@ class Housing:
         self._registry = registry
         self._images = images
         self._snapshots = snapshots
+        self._shelf = shelf
         self._disposal = disposal
         self._events = events
         self._clock = clock
@@ -74,6 +77,8 @@ class Housing:
         if runtime is None:
             raise UnsupportedError(f"the runtime {record.runtime} is gone")
         assert record.sandbox_id is not None  # noqa: S101  written with the intent
+        source = None if files is None else await self.store.get(files)
+        goes_on = record.spec.memory and source is not None and source.has_memory
         sandbox = await create_guarded(
             runtime,
             SandboxSpec(
@@ -82,13 +87,17 @@ class Housing:
                 limits=record.spec.limits,
                 network=record.spec.network,
                 isolation_min=self._registry.demand(runtime.name, record.spec.isolation_min),
+                keeps_memory=record.spec.memory,
+                is_refilled=goes_on,
             ),
             clock=self._clock,
             events=self._events,
             seconds_max=self._settings.create_seconds_max,
         )
         try:
-            if files is not None:
+            if goes_on and source is not None:
+                await self._refill(sandbox, source)
+            elif files is not None:
                 await self._fill(sandbox, files)
         except BaseException:
             self._disposal.take(sandbox, "its files could not be restored")
@@ -107,6 +116,43 @@ class Housing:
             await capture(sandbox, self.root_of(record), path)
             with path.open("rb") as tar:
                 return await self.store.commit(info, {"files": tar}, snapshot_id=snapshot_id)
+
+    async def read_memory(
+        self,
+        sandbox: GuardedSandbox,
+        record: InstanceRecord,
+        info: SnapshotInfo,
+        snapshot_id: SnapshotId,
+        *,
+        is_final: bool = False,
+    ) -> SnapshotRecord:
+        """Keep processes and files of a sandbox under that id; with `is_final` it ends with that.
+
+        Raises:
+            UnsupportedError: it was not made for that, or it cannot be kept; it runs on.
+        """
+
+        async def end(_: SnapshotRecord) -> None:
+            await sandbox.destroy("paused to disk")
+
+        return await self._shelf_or_refuse().keep(
+            sandbox,
+            self.root_of(record),
+            info,
+            snapshot_id=snapshot_id,
+            before_going_on=end if is_final else None,
+        )
+
+    async def _refill(self, sandbox: GuardedSandbox, source: SnapshotRecord) -> None:
+        """Files, then processes; nobody asked for what they say, so their output is thrown away."""
+        async with self._shelf_or_refuse().lent(source) as kept:
+            await restore(sandbox, kept.files)
+            await sandbox.restore_processes(kept.images, {})
+
+    def _shelf_or_refuse(self) -> MemoryShelf:
+        if self._shelf is None:
+            raise UnsupportedError("this gateway keeps no memory")
+        return self._shelf
 
     async def adopt(self, record: InstanceRecord) -> GuardedSandbox | None:
         """Take back the sandbox of an instance; None when it is gone."""

@@ -65,7 +65,10 @@ async def race(
 async def _start(
     executor: PlatformExecutor, parent: str, children: Sequence[ExecutionSpec], principal: Principal
 ) -> list[ExecutionId]:
-    record = await executor.origins.snapshot_of(parent, principal)
+    if any(child.is_resumption for child in children):
+        record = await executor.origins.memory_of(parent, principal)
+    else:
+        record = await executor.origins.snapshot_of(parent, principal)
     started: list[ExecutionId] = []
     try:
         for child in children:

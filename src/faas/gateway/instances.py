@@ -10,7 +10,7 @@ from faas.executor.images import ImageAsk
 from faas.executor.instance_records import IdleAction, InstanceRecord, InstanceSpec
 from faas.gateway import executions
 from faas.gateway.door import Door
-from faas.gateway.exchange import Exchange, number
+from faas.gateway.exchange import Exchange, choice, number
 from faas.gateway.instance_wire import (
     InstanceInfoView,
     InstanceRequest,
@@ -122,7 +122,11 @@ async def stop(door: Door, exchange: Exchange) -> NoContent:
 
 async def pause(door: Door, exchange: Exchange) -> Reply:
     """`POST /api/v1/instances/{id}/pause`"""
-    found = await door.executor.instances.pause(_step(exchange), exchange.principal)
+    query = exchange.query("to")
+    pause_it = door.executor.instances.pause
+    if choice(query, "to", ("freezer", "disk")) == "disk":
+        pause_it = door.executor.instances.pause_to_disk
+    found = await pause_it(reference(exchange), exchange.principal)
     return Reply(encode(view(found)))
 
 
@@ -198,6 +202,8 @@ def view(record: InstanceRecord) -> InstanceView:
         instance_id=record.id,
         name=spec.name,
         status=record.state.value,
+        memory=spec.memory,
+        on_disk=record.is_on_disk,
         asleep=record.is_asleep,
         problem=record.problem,
         image=spec.image,
@@ -266,6 +272,7 @@ def _spec(request: InstanceRequest, settings: GatewaySettings) -> InstanceSpec:
         working_dir=asked.working_dir,
         user=asked.user,
         snapshot_id=request.snapshot_id,
+        memory=request.memory,
         ttl_seconds=request.ttl_seconds,
         idle_seconds=request.idle_seconds,
         idle_action=IdleAction(request.idle_action),

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import astuple
 from functools import lru_cache
-from typing import Any
 
 import msgspec
 
@@ -85,7 +84,9 @@ def check(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) ->
 
 
 def _salvaged(partial: Partial) -> ExecuteRequest:
-    fields: dict[str, Any] = {"command": "true", **partial.fields}
+    fields = dict(partial.fields)
+    if any(path.startswith("$.command") for path, _ in partial.faults.found):
+        fields.setdefault("command", "true")  # told already
     return ExecuteRequest(**fields)
 
 
@@ -103,7 +104,7 @@ def digest(request: ExecuteRequest) -> str:
 
 
 def _spec(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) -> ExecutionSpec:
-    argv = _argv(request.command, faults)
+    argv = _argv(request, faults)
     env = _env(request.env_vars, faults) if request.env_vars else ()
     mode = Mode(request.mode) if request.mode else Mode.EPHEMERAL
     _check_command_size(argv, env, faults)
@@ -126,8 +127,12 @@ def _spec(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) ->
         # The original's clients send a key with every request, whatever the mode. Only mode cached
         # is ever answered from a cache, so elsewhere it asks for nothing.
         cache_key=request.cache_key if mode is Mode.CACHED else None,
+        caches=tuple(dict.fromkeys(request.caches or ())),
+        cache_write=request.cache_write,
         snapshot_id=request.snapshot_id,
         branch_from=request.branch_from,
+        memory=request.memory,
+        checkpoint_after_ms=request.checkpoint_after_ms,
         instance_id=request.instance_id,
         pull_policy=PullPolicy(request.pull_policy or settings.pull_policy),
     )
@@ -150,7 +155,13 @@ def _image_unsaid(request: ExecuteRequest, settings: GatewaySettings) -> str:
     return "" if has_parent else settings.default_image
 
 
-def _argv(command: str | list[str], faults: Faults) -> tuple[str, ...]:
+def _argv(request: ExecuteRequest, faults: Faults) -> tuple[str, ...]:
+    command = request.command
+    if command is None:
+        has_parent = request.branch_from is not None or request.snapshot_id is not None
+        if not (request.memory and has_parent):
+            faults.add("$.command", "is missing")
+        return ()
     if isinstance(command, str):
         _no_nul(command, "$.command", faults)
         return ("sh", "-c", command)
