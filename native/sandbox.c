@@ -17,6 +17,7 @@
 #include "agent.h"
 #include "kernel.h"
 #include "launch.h"
+#include "layers.h"
 #include "lockdown.h"
 #include "mounts.h"
 
@@ -29,9 +30,9 @@ static void tell(int gate, int error, const char *step) {
     send(gate, message, 4 + length, MSG_NOSIGNAL);
 }
 
-static void wait_for(int gate, enum gate expected, int *lower) {
+static void wait_for(int gate, enum gate expected, struct lowers *lowers) {
     union {
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(sizeof lowers->fds)];
         struct cmsghdr align;
     } control;
     char byte = 0;
@@ -43,7 +44,9 @@ static void wait_for(int gate, enum gate expected, int *lower) {
     while (got < 0 && errno == EINTR);
     if (got != 1 || byte != (char)expected) _exit(1);
     struct cmsghdr *m = CMSG_FIRSTHDR(&message);
-    if (m && lower) memcpy(lower, CMSG_DATA(m), sizeof *lower);
+    if (!m || !lowers) return;
+    lowers->count = (unsigned)((m->cmsg_len - CMSG_LEN(0)) / sizeof lowers->fds[0]);
+    memcpy(lowers->fds, CMSG_DATA(m), lowers->count * sizeof lowers->fds[0]);
 }
 
 /* The sandbox goes before anything else of this machine when memory runs out. */
@@ -89,10 +92,20 @@ static bool limit(const struct plan *plan) {
     return true;
 }
 
+/* Where the launcher finds it when the layer is to be kept: nobody in the sandbox can look at the agent. */
+static void hold_written(const int *kept, unsigned count) {
+    int tree = mounts_written();
+    for (unsigned i = 0; i < count; i++)
+        if (tree < 0 || kept[i] == LAYER_FD) return;
+    if (tree == LAYER_FD) return;
+    dup3(tree, LAYER_FD, O_CLOEXEC);
+    close(tree);
+}
+
 static bool build(const struct plan *plan, int gate, bool brings_lo_up, const char **step) {
-    int lower = -1;
+    struct lowers lowers = {.count = 0};
     *step = "leave the host";
-    wait_for(gate, GATE_MAPPED, &lower);
+    wait_for(gate, GATE_MAPPED, &lowers);
     mounts_open_sources(plan);
     *step = "become root of the sandbox";
     if (!become_root(plan)) return false;
@@ -100,7 +113,7 @@ static bool build(const struct plan *plan, int gate, bool brings_lo_up, const ch
     if (plan->hostname && sethostname(plan->hostname, strlen(plan->hostname)) < 0) return false;
     *step = "bring lo up";
     if (brings_lo_up && !netns_lo_up()) return false;
-    if (!mounts_make_root(plan, lower, step)) return false;
+    if (!mounts_make_root(plan, &lowers, step)) return false;
     wait_for(gate, GATE_GO, NULL);
     /* Only now, so that its root is the cgroup it was put into. */
     *step = "make a cgroup namespace";
@@ -125,6 +138,7 @@ _Noreturn void sandbox_main(const struct plan *plan, int listener, int gate, boo
         tell(gate, errno ? errno : EIO, step);
         _exit(1);
     }
+    hold_written(kept, 2);
     prctl(PR_SET_PDEATHSIG, 0);
     tell(gate, 0, "");
     close(gate);
