@@ -17,7 +17,7 @@ AS_IS = 1 << 31
 OTHER_ID = 0x7200_0000
 
 
-def ask(launcher, verb, number, size=0, inodes=0, pidfd=None):
+def ask(launcher, verb, number, *, size=0, inodes=0, pidfd=None):
     """Send one request about layers; return its errno and what it opened."""
     launcher._next_id += 1
     head = struct.pack("<BBHI", LAYER, 0, 0, launcher._next_id)
@@ -87,7 +87,7 @@ def test_a_grandchild_stands_on_both(launcher, child):
 
 
 def test_a_layer_that_was_made_is_filled_by_the_host(launcher):
-    error, top = ask(launcher, MAKE, 5, 1 << 20, 100)
+    error, top = ask(launcher, MAKE, 5, size=1 << 20, inodes=100)
     assert error == 0
     assert top is not None
     Path(f"/proc/self/fd/{top}/work").mkdir(mode=0o755)
@@ -125,8 +125,8 @@ def test_a_directory_as_it_is_keeps_its_mode(launcher, parent):
 def test_bad_requests_are_refused(launcher, parent):
     assert ask(launcher, TAKE, 1)[0] == errno.EBADF
     assert ask(launcher, 9, 1)[0] == errno.EINVAL
-    assert ask(launcher, MAKE, 1, 4096, 10)[0] == 0
-    assert ask(launcher, MAKE, 1, 4096, 10)[0] == errno.EEXIST
+    assert ask(launcher, MAKE, 1, size=4096, inodes=10)[0] == 0
+    assert ask(launcher, MAKE, 1, size=4096, inodes=10)[0] == errno.EEXIST
     assert ask(launcher, TAKE, 1, pidfd=parent.sandbox.pidfd)[0] == errno.EEXIST
     stranger = os.pidfd_open(os.getpid())
     launcher.closing.append(lambda: os.close(stranger))

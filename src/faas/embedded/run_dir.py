@@ -40,6 +40,8 @@ class Meta:
     cgroups: dict[str, str]
     env: list[tuple[str, str]]
     working_dir: str
+    base: str | None = None
+    """The snapshot whose layers it stands on."""
     version: int = _META_VERSION
 
     @property

@@ -24,6 +24,7 @@ from faas.embedded.cgroups import Cgroups, open_cgroups
 from faas.embedded.freezer import Freezer, open_freezer
 from faas.embedded.host_root import build_etc
 from faas.embedded.launcher import Launcher
+from faas.embedded.layers import Layers
 from faas.embedded.reclaim import reclaim
 from faas.embedded.run_dir import Meta, RunDir, run_dirs
 from faas.embedded.sandbox import EmbeddedSandbox, Upkeep
@@ -41,6 +42,7 @@ from faas.errors import (
 from faas.ids import SandboxId
 from faas.model import Limits, NetworkMode
 from faas.sandbox.capabilities import Capability
+from faas.sandbox.layers import Layer
 from faas.sandbox.protocols import ProbeReport, ReclaimReport, SandboxSpec
 from faas.sandbox.registry import RuntimeContext
 
@@ -61,6 +63,7 @@ class EmbeddedRuntime:
         self._cgroups = Cgroups(0, {})
         self._freezer = Freezer(None)
         self._ingredients: Ingredients | None = None
+        self._layers = Layers(self._launcher)
 
     @property
     def name(self) -> str:
@@ -69,6 +72,7 @@ class EmbeddedRuntime:
     @property
     def capabilities(self) -> frozenset[Capability]:
         able = {Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT}
+        able |= {Capability.FILE_LAYERS} if self._is_root else set()
         return frozenset(able | ({Capability.PAUSE} if self._freezer.is_available else set()))
 
     @property
@@ -126,6 +130,7 @@ class EmbeddedRuntime:
     ) -> EmbeddedSandbox:
         run_dir, meta = RunDir(self._settings.run_dir / spec.id), self._meta(spec)
         cleanup.push(partial(self._release, run_dir, meta))
+        self._layers.stand(spec.id, spec.layers)
         sockets: list[socket.socket] = []
         cleanup.push(partial(_close_all, sockets))
         self._acquire(run_dir, meta, sockets)
@@ -149,6 +154,7 @@ class EmbeddedRuntime:
             cgroups=dict(self._cgroups.leaf(spec.id).directories),
             env=list(spec.root.env),
             working_dir=spec.root.working_dir,
+            base=None if spec.layers is None else spec.layers.base,
         )
 
     def _acquire(self, run_dir: RunDir, meta: Meta, sockets: list[socket.socket]) -> None:
@@ -181,13 +187,16 @@ class EmbeddedRuntime:
         async def thaw() -> None:
             await self._off_loop(self._freezer.thaw, run_dir.sandbox_id, meta.leaf)
 
-        upkeep = Upkeep(limit, partial(self._release_dead, run_dir, meta), freeze, thaw)
+        upkeep = Upkeep(
+            limit, partial(self._release_dead, run_dir, meta), freeze, thaw, self._layers
+        )
         sandbox = EmbeddedSandbox(run_dir, meta, channel=channel, pidfd=pidfd, upkeep=upkeep)
         self._sandboxes[sandbox.id] = sandbox
         return sandbox
 
     async def _release(self, run_dir: RunDir, meta: Meta) -> None:
         """Give everything back; the directory last, and only when the rest is gone."""
+        self._layers.leave(run_dir.sandbox_id)
         is_gone = await self._off_loop(self._remove, run_dir, meta)
         await self._off_loop(self._freezer.forget, run_dir.sandbox_id)
         self._sandboxes.pop(run_dir.sandbox_id, None)
@@ -196,6 +205,7 @@ class EmbeddedRuntime:
 
     async def _release_dead(self, run_dir: RunDir, meta: Meta) -> None:
         """Give back what a sandbox held whose processes are gone; else the thorough way."""
+        self._layers.leave(run_dir.sandbox_id)
         chores = self._cgroups.removal(meta.leaf) + run_dir.removal()
         try:
             failed = await self._launcher.do(chores)
@@ -244,6 +254,18 @@ class EmbeddedRuntime:
             return None
         return sandbox
 
+    def has_layer(self, layer: Layer) -> bool:
+        return self._layers.has(layer)
+
+    def is_stood_on(self, layer: Layer) -> bool:
+        return self._layers.is_stood_on(layer)
+
+    async def make_layer(self, fill: Callable[[Path], None], *, size_bytes: int) -> Layer:
+        return await self._layers.make(fill, size_bytes=size_bytes)
+
+    async def drop_layer(self, layer: Layer) -> None:
+        await self._layers.drop(layer)
+
     async def reclaim(self, *, keep: AbstractSet[SandboxId]) -> ReclaimReport:
         kept = keep | self._sandboxes.keys()
         run_dir = self._settings.run_dir
@@ -270,6 +292,7 @@ class EmbeddedRuntime:
 
     async def _stop_threads(self) -> None:
         self._sandboxes.clear()
+        self._layers.close()
         self._ingredients = None
         self._cgroups.close()
         self._freezer.close()

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 from faas.agent.channel import AgentChannel
@@ -12,9 +13,11 @@ from faas.agent.process import AgentProcess, plain_verdict
 from faas.agent.protocol import ExitFrame
 from faas.agent.sandbox import AgentSandbox
 from faas.embedded.cgroups import Meter
+from faas.embedded.layers import Layers
 from faas.embedded.run_dir import Meta, RunDir
 from faas.errors import SandboxBrokenError
 from faas.model import ExitReason, Limits
+from faas.sandbox.layers import Layer, Written
 from faas.sandbox.protocols import Command, Exit, OutputFiles
 
 _DESTROY_SECONDS = 10.0
@@ -32,6 +35,7 @@ class Upkeep:
     """Give back groups, directory and user ids; called once, when every process is gone."""
     freeze: Callable[[], Awaitable[None]]
     thaw: Callable[[], Awaitable[None]]
+    layers: Layers
 
 
 class EmbeddedSandbox(AgentSandbox):
@@ -83,6 +87,28 @@ class EmbeddedSandbox(AgentSandbox):
         """Let them go on. Harmless when they run."""
         self._require_alive()
         await self._upkeep.thaw()
+
+    @property
+    def base(self) -> str | None:
+        """The snapshot whose layers it stands on."""
+        return self._meta.base
+
+    async def end_as_layer(self) -> Layer:
+        """End it, and keep what it wrote."""
+        self._require_alive()
+        layer = await self._upkeep.layers.take(self._pidfd, self._meta.slot)
+        try:
+            # Until every process is gone it could still be written through the sandbox itself.
+            await self.destroy("its files are kept")
+        except BaseException:
+            await self._upkeep.layers.drop(layer)
+            raise
+        return layer
+
+    def look(self) -> AbstractAsyncContextManager[Written]:
+        """Read what it has written so far."""
+        self._require_alive()
+        return self._upkeep.layers.look(self._pidfd, self._meta.slot, self._meta.base)
 
     async def destroy(self, reason: str) -> None:
         if self._destroying is None:

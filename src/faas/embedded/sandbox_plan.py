@@ -9,8 +9,11 @@ from pathlib import Path
 from faas.embedded.host_root import host_ops
 from faas.embedded.image_root import image_ops
 from faas.embedded.plan import (
+    AS_IS,
+    Directory,
     Hostname,
     JoinCgroup,
+    Layers,
     Network,
     Op,
     PidFile,
@@ -54,8 +57,12 @@ def sandbox_plan(
         etc=ingredients.etc,
         disk_bytes=spec.limits.disk_bytes,
         is_idmapped=meta.slot is not None,
+        is_layered=spec.layers is not None,
     )
-    return Plan.of(_identity(spec, run_dir, meta), _limits(spec.limits, ingredients)), root
+    own = _identity(spec, run_dir, meta)
+    if spec.layers is not None:
+        own.append(Layers(tuple(layer.number for layer in spec.layers.layers)))
+    return Plan.of(own, _limits(spec.limits, ingredients)), root
 
 
 def encoded(plans: tuple[Plan, Plan]) -> bytes:
@@ -65,11 +72,22 @@ def encoded(plans: tuple[Plan, Plan]) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def root_plan(tree: Path | None, *, etc: Path, disk_bytes: int, is_idmapped: bool) -> Plan:
-    """Make the plan of a root: of an imported tree, or of the image `host`."""
+def root_plan(
+    tree: Path | None, *, etc: Path, disk_bytes: int, is_idmapped: bool, is_layered: bool = False
+) -> Plan:
+    """Make the plan of a root: of an imported tree, or of the image `host`.
+
+    Directories that a layer brings stay as they were left.
+    """
     if tree is None:
-        return Plan.of(host_ops(etc, disk_bytes=disk_bytes))
-    return Plan.of(image_ops(tree, disk_bytes=disk_bytes, is_idmapped=is_idmapped))
+        ops = host_ops(etc, disk_bytes=disk_bytes)
+    else:
+        ops = image_ops(tree, disk_bytes=disk_bytes, is_idmapped=is_idmapped)
+    if is_layered:
+        ops = [
+            Directory(op.path, op.mode | AS_IS) if isinstance(op, Directory) else op for op in ops
+        ]
+    return Plan.of(ops)
 
 
 def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta) -> list[Op]:

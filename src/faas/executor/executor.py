@@ -29,6 +29,8 @@ from faas.executor.images import ImageResolver
 from faas.executor.instance_records import InstanceLedger, InstanceRecord
 from faas.executor.instances import Instances
 from faas.executor.intake import Intake
+from faas.executor.keeping import Keeping
+from faas.executor.layers import ReadyLayers
 from faas.executor.ledger import Ledger
 from faas.executor.origins import Executions, Origins
 from faas.executor.output import ExecutionLogs
@@ -133,6 +135,7 @@ class PlatformExecutor:
             clock=self._clock,
             background=self._work,
         )
+        self._keeping = None if snapshots is None else self._open_keeping(snapshots)
         self._parts_or_none: _Parts | None = None
         self._is_closed = False
 
@@ -347,6 +350,7 @@ class PlatformExecutor:
             registry=self._registry,
             images=self._images,
             snapshots=self._snapshots,
+            keeping=self._keeping,
             disposal=self._disposal,
             background=self._work,
             events=self._events,
@@ -390,8 +394,19 @@ class PlatformExecutor:
         )
         return _Parts(ledger, instances, places, intake, driver, results, origins)
 
+    def _open_keeping(self, snapshots: SnapshotStore) -> Keeping:
+        layers = ReadyLayers(
+            snapshots, bytes_max=self._settings.layers_bytes_max, spawn=self._teardown.spawn
+        )
+        return Keeping(
+            self._settings.staging_dir,
+            snapshots=snapshots,
+            layers=layers,
+            registry=self._registry,
+        )
+
     def _open_origins(self, intake: Intake, ledger: Ledger) -> Origins | None:
-        if self._snapshots is None:
+        if self._snapshots is None or self._keeping is None:
             return None
         executions = Executions(
             active=intake.actives.get,
@@ -407,7 +422,7 @@ class PlatformExecutor:
             resolve_image=self._images.resolve,
         )
         return Origins(
-            self._settings.staging_dir,
+            self._keeping,
             snapshots=self._snapshots,
             parking=self._parking,
             executions=executions,
@@ -560,6 +575,8 @@ class PlatformExecutor:
             self._pool.tick()
             self._parts.instances.tick()
         self._parking.tick()
+        if self._keeping is not None:
+            self._keeping.layers.tick()
         self._parts.driver.end_overdue(list(self._parts.intake.actives.values()))
         for trimmed in self._parts.ledger.trim(self._settings.retention, now=self._clock.now()):
             if trimmed.is_spooled:

@@ -23,14 +23,19 @@ from faas.errors import InvalidArgumentError, NotFoundError
 from faas.sandbox.protocols import FileKind, FileStat, RootFilesystem, Sandbox
 from faas.snapshots.tree import GONE, clean_path
 
-_OF_THE_MACHINE = frozenset({"proc", "sys", "dev", "run"})
-_OF_HOST = frozenset({"usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32"})
+OF_THE_MACHINE = frozenset({"proc", "sys", "dev", "run"})
+OF_HOST = frozenset({"usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32"})
 """Of the image `host`: read-only in every sandbox, so never changed."""
-_MADE_IN_HOST = frozenset(
-    {"home", "home/user", "mnt", "opt", "root", "srv", "tmp", "var", "var/cache", "var/lib"}
-    | {"var/log", "var/tmp", "workspace"}
-)
-"""Directories every sandbox of `host` has from the start, with modes of their own."""
+_OPEN = ("home/user", "workspace")
+_SHARED = ("tmp", "var/tmp")
+MADE_IN_HOST = {
+    **dict.fromkeys(("home", "mnt", "opt", "srv", "var", "var/cache", "var/lib", "var/log"), 0o755),
+    **dict.fromkeys(_OPEN, 0o777),
+    **dict.fromkeys(_SHARED, 0o1777),
+    "root": 0o700,
+}
+"""Directories every sandbox of `host` has from the start, and their modes."""
+LINKS_OF_HOST = {"var/run": "/run"}
 
 
 async def capture(sandbox: Sandbox, root: RootFilesystem, target: Path) -> None:
@@ -38,7 +43,7 @@ async def capture(sandbox: Sandbox, root: RootFilesystem, target: Path) -> None:
 
     The sandbox may be running; then files that change meanwhile are as they were found.
     """
-    skipped = _OF_THE_MACHINE if root.path is not None else _OF_THE_MACHINE | _OF_HOST
+    skipped = OF_THE_MACHINE if root.path is not None else OF_THE_MACHINE | OF_HOST
     tops = [top for top in await sandbox.list_dir("/") if top.name not in skipped]
     with TemporaryDirectory(dir=target.parent, prefix="capture-") as scratch:
         pieces: list[tuple[FileStat, Path | None]] = []
@@ -83,8 +88,8 @@ class _Image:
         """Whether the image has just this; either way it is remembered as present."""
         self._see(member.name)
         if self.tree is None:
-            is_from_the_start = member.isdir() and member.name in _MADE_IN_HOST
-            return is_from_the_start or (member.issym() and member.name == "var/run")
+            is_from_the_start = member.isdir() and member.name in MADE_IN_HOST
+            return is_from_the_start or (member.issym() and member.name in LINKS_OF_HOST)
         try:
             found = os.lstat(self.tree / member.name)
         except OSError:
@@ -116,7 +121,7 @@ class _Image:
             at = os.path.relpath(folder, self.tree)
             prefix = "" if at == "." else f"{at}/"
             if not prefix:
-                folders[:] = [name for name in folders if name not in _OF_THE_MACHINE]
+                folders[:] = [name for name in folders if name not in OF_THE_MACHINE]
             missing = [name for name in folders if prefix + name not in self.seen]
             folders[:] = [name for name in folders if name not in missing]
             for name in (*missing, *files):

@@ -44,6 +44,7 @@ from faas.executor.instance_records import (
     Intent,
     settled,
 )
+from faas.executor.keeping import Keeping
 from faas.executor.settings import ExecutorSettings
 from faas.ids import InstanceId, SandboxId, new_instance_id, new_sandbox_id
 from faas.ids import new_snapshot_id as mint_snapshot_id
@@ -104,6 +105,7 @@ class Instances:
         registry: Registry,
         images: ImageResolver,
         snapshots: SnapshotStore | None,
+        keeping: Keeping | None,
         disposal: Disposal,
         background: Background,
         events: EventBus,
@@ -119,6 +121,7 @@ class Instances:
             registry=registry,
             images=images,
             snapshots=snapshots,
+            keeping=keeping,
             disposal=disposal,
             events=events,
             clock=clock,
@@ -330,7 +333,6 @@ class Instances:
 
     async def recover(self) -> int:
         """Take up what a former gateway left; return how many run on."""
-        self._housing.tidy()
         for record in self._ledger.all():
             try:
                 await self._recover_one(record)

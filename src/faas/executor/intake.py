@@ -14,6 +14,7 @@ from faas.executor.admission import Admission, Ticket
 from faas.executor.idempotency import IdempotencyKey
 from faas.executor.images import ImageResolver
 from faas.executor.instances import Instances
+from faas.executor.layers import starts_on_layers
 from faas.executor.ledger import Ledger
 from faas.executor.modes import check_mode
 from faas.executor.places import Places
@@ -162,7 +163,8 @@ class Intake:
     ) -> Active:
         """Give it a ready sandbox at once where that is possible: one commit less to wait for."""
         sandbox = None
-        if ticket.is_granted and spec.mode not in (Mode.PERSISTENT, Mode.CACHED):
+        is_pooled = spec.mode not in (Mode.PERSISTENT, Mode.CACHED)
+        if ticket.is_granted and is_pooled and not starts_on_layers(runtime, spec):
             sandbox = self._pool.take(template_of(runtime, root, spec), root)
         now = self._clock.now()
         has_place = sandbox is not None

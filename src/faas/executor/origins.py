@@ -13,14 +13,10 @@ child something to start from. The parent may be
 A child inherits image, environment, working directory and user; its own environment wins.
 """
 
-import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import msgspec
 
@@ -33,19 +29,18 @@ from faas.errors import (
     WrongStateError,
 )
 from faas.executor.active import Active
-from faas.executor.files_state import capture, restore
+from faas.executor.keeping import Keeping, Subject
+from faas.executor.layers import Wanted as Child
 from faas.executor.parking import Parked, Parking
 from faas.ids import ExecutionId, SnapshotId
 from faas.model import ExecutionSpec, Mode
+from faas.sandbox.layers import LayerStack
 from faas.sandbox.protocols import RootFilesystem, Sandbox
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal
 
 FORKED = "forked"
 """The tag of a snapshot that nobody asked for by name: taken so that a child can start from it."""
-
-TARS_MAX = 4
-"""Unpacked snapshots kept for the next child; ten forks of one parent unpack it once."""
 
 TIDIED_MAX = 100_000
 
@@ -79,19 +74,19 @@ class Origins:
     """Makes snapshots of executions, and starts executions from snapshots."""
 
     def __init__(
-        self, directory: Path, *, snapshots: SnapshotStore, parking: Parking, executions: Executions
+        self,
+        keeping: Keeping,
+        *,
+        snapshots: SnapshotStore,
+        parking: Parking,
+        executions: Executions,
     ) -> None:
+        self._keeping = keeping
         self.snapshots = snapshots
         self.also: dict[str, AlsoHasFiles] = {}
         """By the prefix of its ids."""
-        self._directory = directory
         self._parking = parking
         self._executions = executions
-        self._tars = _Tars(directory, snapshots)
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for leftover in directory.iterdir():
-            if leftover.is_file():
-                leftover.unlink()
 
     async def inherit(self, spec: ExecutionSpec, principal: Principal) -> ExecutionSpec:
         """Return the spec as it is run: its parent found, and what it inherits filled in.
@@ -148,15 +143,15 @@ class Origins:
         except SnapshotNotFoundError:
             pass
         root = self._root_of(active, sandbox.image_digest)
-        return await self._commit(
-            sandbox, root, active.entry.spec, _info(active, Wanted()), alias=active.entry.id
+        return await self._keeping.keep_last(
+            sandbox, _subject(root, active.entry.spec, _info(active, Wanted()), active.entry.id)
         )
 
     async def keep(
         self, sandbox: Sandbox, root: RootFilesystem, spec: ExecutionSpec, info: SnapshotInfo
     ) -> SnapshotRecord:
         """Keep the files of any sandbox, as the caller describes it."""
-        return await self._commit(sandbox, root, spec, info, alias=None)
+        return await self._keeping.keep(sandbox, _subject(root, spec, info))
 
     async def restore(self, snapshot_id: str, sandbox: Sandbox) -> None:
         """Bring a fresh sandbox to what a snapshot keeps.
@@ -164,14 +159,18 @@ class Origins:
         Raises:
             ConflictError: the sandbox has another image.
         """
-        record = await self.snapshots.get(snapshot_id)
-        if record.image_digest != sandbox.image_digest:
-            raise ConflictError(
-                f"{snapshot_id} was taken over the image {record.image_digest[:19]},"
-                f" not {sandbox.image_digest[:19]}"
-            )
-        async with self._tars.lent(record.id) as tar:
-            await restore(sandbox, tar)
+        await self._keeping.fill(snapshot_id, sandbox)
+
+    @asynccontextmanager
+    async def ground_of(self, active: Active) -> AsyncGenerator[LayerStack | None]:
+        """Lend the layers that the sandbox of a child is to be made on, where there are such."""
+        spec, runtime = active.entry.spec, active.runtime
+        if spec.snapshot_id is None or spec.mode is Mode.PERSISTENT or runtime is None:
+            yield None
+            return
+        wanted = Child(runtime, active.root, SnapshotId(spec.snapshot_id), spec.limits.disk_bytes)
+        async with self._keeping.stack_for(wanted) as stack:
+            yield stack
 
     def _execution_in(self, sandbox_id: str) -> ExecutionId:
         """Find the execution whose sandbox it is, or was a short while ago."""
@@ -219,8 +218,8 @@ class Origins:
                 tags=wanted.tags,
                 parent=_snapshot_id(parked.spec.snapshot_id),
             )
-            record = await self._commit(
-                parked.sandbox, parked.root, parked.spec, info, alias=parked.execution_id
+            record = await self._keeping.keep_last(
+                parked.sandbox, _subject(parked.root, parked.spec, info, parked.execution_id)
             )
             self._parking.dismiss(parked)
             return record
@@ -230,26 +229,11 @@ class Origins:
             raise WrongStateError("the execution has not begun, so it has no files yet")
         root = self._root_of(active, active.sandbox.image_digest)
         info = msgspec.structs.replace(_info(active, wanted), source=active.entry.id)
-        return await self._commit(active.sandbox, root, active.entry.spec, info, alias=None)
+        return await self._keeping.keep(active.sandbox, _subject(root, active.entry.spec, info))
 
     def _root_of(self, active: Active, digest: str) -> RootFilesystem:
         """Its image; one that was taken up after a restart does not hold it."""
         return active.root if active.root.digest else self._executions.resolve_image(digest)
-
-    async def _commit(
-        self,
-        sandbox: Sandbox,
-        root: RootFilesystem,
-        spec: ExecutionSpec,
-        info: SnapshotInfo,
-        *,
-        alias: str | None,
-    ) -> SnapshotRecord:
-        info = msgspec.structs.replace(info, config=_config(spec))
-        with NamedTemporaryFile(dir=self._directory, prefix="taken-", suffix=".tar") as staged:
-            await capture(sandbox, root, Path(staged.name))
-            with Path(staged.name).open("rb") as tar:  # noqa: ASYNC230  local, and only opened
-                return await self.snapshots.commit(info, {"files": tar}, alias=alias)
 
     async def _child(self, spec: ExecutionSpec, record: SnapshotRecord) -> ExecutionSpec:
         config = (await self.snapshots.manifest(record.id)).config
@@ -303,6 +287,13 @@ def _parent_of(spec: ExecutionSpec) -> str | None:
     return reference
 
 
+def _subject(
+    root: RootFilesystem, spec: ExecutionSpec, info: SnapshotInfo, alias: str | None = None
+) -> Subject:
+    info = msgspec.structs.replace(info, config=_config(spec))
+    return Subject(root, info, spec.limits.disk_bytes, alias)
+
+
 def _info(active: Active, wanted: Wanted) -> SnapshotInfo:
     sandbox, spec = active.sandbox, active.entry.spec
     assert sandbox is not None  # noqa: S101  the callers looked
@@ -329,44 +320,3 @@ def _config(spec: ExecutionSpec) -> dict[str, str]:
 
 def _snapshot_id(text: str | None) -> SnapshotId | None:
     return None if text is None else SnapshotId(text)
-
-
-@dataclass(slots=True, eq=False)
-class _Tar:
-    path: Path
-    users: int = 0
-    made: asyncio.Lock = field(default_factory=asyncio.Lock)
-    is_whole: bool = False
-
-
-class _Tars:
-    """Snapshots written out as tars, the last few kept."""
-
-    def __init__(self, directory: Path, snapshots: SnapshotStore) -> None:
-        self._directory = directory
-        self._snapshots = snapshots
-        self._tars: OrderedDict[SnapshotId, _Tar] = OrderedDict()
-
-    @asynccontextmanager
-    async def lent(self, snapshot_id: SnapshotId) -> AsyncGenerator[Path]:
-        """Give the path of the tar; it stays while it is used."""
-        tar = self._tars.setdefault(snapshot_id, _Tar(self._directory / f"{snapshot_id}.tar"))
-        self._tars.move_to_end(snapshot_id)
-        tar.users += 1
-        try:
-            async with tar.made:
-                if not tar.is_whole:
-                    with tar.path.open("wb") as sink:
-                        await self._snapshots.write_tar(snapshot_id, "files", sink)
-                    tar.is_whole = True
-            yield tar.path
-        finally:
-            tar.users -= 1
-            self._trim()
-
-    def _trim(self) -> None:
-        spare = [snapshot_id for snapshot_id, tar in self._tars.items() if not tar.users]
-        for snapshot_id in spare[: max(0, len(self._tars) - TARS_MAX)]:
-            path = self._tars.pop(snapshot_id).path
-            if path.exists():
-                path.unlink()

@@ -21,6 +21,7 @@ from faas.events import EventBus, ExecutionStarted
 from faas.executor.active import Active
 from faas.executor.disposal import Disposal
 from faas.executor.instances import Instances
+from faas.executor.layers import starts_on_layers
 from faas.executor.ledger import Ledger
 from faas.executor.origins import Origins
 from faas.executor.places import Places
@@ -43,6 +44,7 @@ from faas.model import (
     Usage,
 )
 from faas.sandbox.guarded import GuardedSandbox, create_guarded
+from faas.sandbox.layers import LayerStack
 from faas.sandbox.protocols import (
     Command,
     Exit,
@@ -222,11 +224,13 @@ async def make_sandbox(
     limits: Limits,
     network: NetworkMode,
     shop: Workshop,
+    *,
+    layers: LayerStack | None = None,
 ) -> GuardedSandbox:
-    """Make a sandbox for a template or for one execution."""
+    """Make a sandbox for a template or for one execution, perhaps on layers."""
     return await create_guarded(
         runtime,
-        SandboxSpec(id=new_sandbox_id(), root=root, limits=limits, network=network),
+        SandboxSpec(id=new_sandbox_id(), root=root, limits=limits, network=network, layers=layers),
         clock=shop.clock,
         events=shop.events,
         seconds_max=shop.settings.create_seconds_max,
@@ -237,6 +241,13 @@ async def _find_sandbox(active: Active, shop: Workshop) -> GuardedSandbox:
     """Take one now if it had to wait for its turn, else make one: the pool was asked before."""
     runtime, root, spec = active.runtime, active.root, active.entry.spec
     assert runtime is not None  # noqa: S101  only what recovery dooms or adopts has none
+    if starts_on_layers(runtime, spec):
+        assert shop.origins is not None  # noqa: S101  its snapshot was found there
+        async with shop.origins.ground_of(active) as layers:
+            active.sandbox = await make_sandbox(
+                runtime, root, spec.limits, spec.network, shop, layers=layers
+            )
+        return active.sandbox
     if active.ticket.turn is not None or spec.mode is Mode.CACHED:
         active.sandbox = shop.pool.take(template_of(runtime, root, spec), root)
         active.is_from_pool = active.sandbox is not None

@@ -46,6 +46,8 @@ class ExecutorSettings:
     parked_max: int = 8
     """Sandboxes of ended executions kept for a fork of them."""
     parked_seconds: float = 120.0
+    layers_bytes_max: int = 1 << 30
+    """Memory for states kept ready for children; what is in use beyond it stays."""
     forked_seconds_max: float = 86_400.0
     """Snapshots taken only for a fork are forgotten at this age, unless a child of them lives."""
 
@@ -56,11 +58,6 @@ class ExecutorSettings:
     """Of one tenant, in whatever state."""
     instance_idle_seconds: float = 900.0
     """Of an instance made by an execution in mode `persistent`: unused that long it sleeps."""
-
-    @property
-    def scratch_dir(self) -> Path:
-        """Where the files of an instance lie for the moment between sandbox and store."""
-        return self.data_dir / "instance-scratch"
 
     @property
     def results_path(self) -> Path:

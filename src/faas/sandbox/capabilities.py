@@ -13,6 +13,8 @@ class Capability(StrEnum):
     EGRESS = "egress"
     PAUSE = "pause"
     FILE_SNAPSHOT = "file_snapshot"
+    FILE_LAYERS = "file_layers"
+    """Start a sandbox on what another wrote, without a copy (`faas.sandbox.layers`)."""
     MEMORY_SNAPSHOT = "memory_snapshot"
     PORTS = "ports"
 

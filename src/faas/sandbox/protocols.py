@@ -45,6 +45,7 @@ from typing import Protocol
 from faas.ids import SandboxId
 from faas.model import ExitReason, FileInput, Limits, NetworkMode
 from faas.sandbox.capabilities import Capability
+from faas.sandbox.layers import LayerStack
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ class SandboxSpec:
     limits: Limits = field(default_factory=Limits)
     network: NetworkMode = NetworkMode.NONE
     hostname: str = "sandbox"
+    layers: LayerStack | None = None
+    """What it stands on, over its root; only for a runtime that has layers."""
 
 
 @dataclass(frozen=True, slots=True)

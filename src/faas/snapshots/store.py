@@ -7,8 +7,9 @@ same snapshots. A snapshot is never changed; removing one is refused while a chi
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections import Counter, OrderedDict
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, TypeVar
@@ -31,7 +32,7 @@ from faas.snapshots import manifest as manifests
 from faas.snapshots.changes import Change, Merged, MergeStrategy, apply_layer, as_tree, diff, merge
 from faas.snapshots.chunks import ChunkIndex, Packer, Place, Unpacker
 from faas.snapshots.manifest import Entry, Manifest
-from faas.snapshots.tree import from_directory, from_tar, to_directory, to_tar
+from faas.snapshots.tree import Folder, Missing, from_directory, from_tar, to_directory, to_tar
 
 T = TypeVar("T")
 _KIND = "snapshots"
@@ -77,8 +78,15 @@ class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
 
 
-Source = Path | IO[bytes]
+Source = Path | Folder | IO[bytes]
 """A folder, or an opened tar."""
+
+Settle = Callable[[Mapping[str, Entry]], dict[str, Entry]]
+"""Bring a tree into the one form that all ways of reading a sandbox give."""
+
+_MANIFESTS_MAX = 16
+_MANIFEST_ENTRIES_MAX = 200_000
+"""Of manifests kept in memory, all together: some 100 MB at the most."""
 
 
 class SnapshotStore:
@@ -93,6 +101,8 @@ class SnapshotStore:
         self._index = ChunkIndex(index)
         self._writing = asyncio.Lock()
         self._records: dict[SnapshotId, SnapshotRecord] = {}
+        self._held: Counter[Digest] = Counter()
+        self._manifests: OrderedDict[Digest, Manifest] = OrderedDict()
 
     async def start(self) -> None:
         """Make the chunk index anew from the manifests when it is empty."""
@@ -107,7 +117,8 @@ class SnapshotStore:
         sources: Mapping[str, Source],
         *,
         shift: int = 0,
-        over_parent: bool = False,
+        over: Manifest | None = None,
+        settle: Settle | None = None,
         snapshot_id: SnapshotId | None = None,
         alias: str | None = None,
     ) -> SnapshotRecord:
@@ -117,11 +128,11 @@ class SnapshotStore:
             info: what is known of it.
             sources: a folder or an opened tar for each section.
             shift: taken from every owner in the folders.
-            over_parent: the `files` section is a layer over the parent's, and is stacked on it.
+            over: the `files` section is a layer over the files of this one, and is stacked on them.
+            settle: done to the `files` section at the end.
             snapshot_id: its id, minted here when not given.
             alias: another name that finds it, such as the execution's id.
         """
-        below = await self._section(info.parent, "files") if over_parent and info.parent else {}
         loop = asyncio.get_running_loop()
 
         def put(data: bytes) -> Digest:
@@ -131,13 +142,15 @@ class SnapshotStore:
             packer = Packer(self._index, put)
             trees = {name: _read(source, packer, shift) for name, source in sources.items()}
             packs = packer.finish()
-            return trees, packs, packer.stored_bytes
+            if over is not None:
+                trees, packs = _stack(over, trees, packs)
+            if settle is not None:
+                settled = settle(as_tree(trees.get("files", ())))
+                trees["files"] = tuple(settled[path] for path in sorted(settled))
+            return *_only_used(trees, packs), packer.stored_bytes
 
         async with self._writing:
             trees, packs, stored = await asyncio.to_thread(pack)
-            if below:
-                parent = await self._manifest_of(info.parent)
-                trees, packs = _stack(below, parent.packs, trees, packs)
             return await self._name(
                 info, trees, packs, stored=stored, snapshot_id=snapshot_id, alias=alias
             )
@@ -210,6 +223,18 @@ class SnapshotStore:
         """The whole manifest."""
         return await self._read_manifest(await self._find(reference))
 
+    async def writer(
+        self, reference: str, section: str, *, missing: Missing
+    ) -> tuple[int, Callable[[Path], None]]:
+        """Return how large a section is, and what writes it into an empty folder; that blocks, in a
+        thread of the caller's."""
+        entries, unpacker = await self._open_section(reference, section)
+
+        def write(target: Path) -> None:
+            to_directory(entries, target, unpacker, missing=missing)
+
+        return sum(entry.size_bytes for entry in entries), write
+
     async def check_out(self, reference: str, section: str, target: Path) -> None:
         """Write a section's tree into the empty folder `target`.
 
@@ -265,6 +290,25 @@ class SnapshotStore:
             sections = {"files": tuple(merged.tree.values())}
             return await self._name(info, sections, packs.names()), merged
 
+    @asynccontextmanager
+    async def held(self, reference: str | None) -> AsyncGenerator[Manifest | None]:
+        """Keep the bytes of a snapshot while something is read from it or made over it, even when
+        it is removed meanwhile; None when there is none of that name."""
+        try:
+            record = None if reference is None else await self._find(reference)
+        except SnapshotNotFoundError:
+            record = None
+        if record is None:
+            yield None
+            return
+        self._held[record.manifest] += 1
+        try:
+            yield await self._read_manifest(record)
+        finally:
+            self._held[record.manifest] -= 1
+            if not self._held[record.manifest]:
+                del self._held[record.manifest]
+
     async def collect_garbage(self, *, grace: timedelta = GRACE) -> int:
         """Delete blobs that no manifest names and no commit may be about to name; count them."""
         async with self._writing:
@@ -272,6 +316,9 @@ class SnapshotStore:
             for record in await self._all_records():
                 live.add(record.manifest)
                 live.update((await self._read_manifest(record)).packs)
+            for digest in list(self._held):
+                live.add(digest)
+                live.update(manifests.decode(await self._blobs.get(digest)).packs)
             born_before = self._clock.now() - grace
             dead = [
                 stat.digest
@@ -328,6 +375,7 @@ class SnapshotStore:
             config=info.config, packs=packs, sections=sections,
         )  # fmt: skip
         digest = await self._blobs.put(manifests.encode(manifest))
+        self._remember(digest, manifest)
         record = SnapshotRecord(
             id=snapshot_id or new_snapshot_id(), tenant=info.tenant, manifest=digest,
             created_at=self._clock.now(), name=info.name, description=info.description,
@@ -366,7 +414,22 @@ class SnapshotStore:
         return [await self._find(name) for name in names]
 
     async def _read_manifest(self, record: SnapshotRecord) -> Manifest:
-        return manifests.decode(await self._blobs.get(record.manifest))
+        known = self._manifests.get(record.manifest)
+        if known is None:
+            data = await self._blobs.get(record.manifest)
+            known = self._remember(record.manifest, manifests.decode(data))
+        self._manifests.move_to_end(record.manifest)
+        return known
+
+    def _remember(self, digest: Digest, manifest: Manifest) -> Manifest:
+        """Keep the last few: they never change, and each child of a snapshot looks at its own."""
+        self._manifests[digest] = manifest
+        while len(self._manifests) > 1 and (
+            len(self._manifests) > _MANIFESTS_MAX
+            or sum(map(_count, self._manifests.values())) > _MANIFEST_ENTRIES_MAX
+        ):
+            self._manifests.popitem(last=False)
+        return manifest
 
     async def _manifest_of(self, reference: str | None) -> Manifest:
         if reference is None:
@@ -446,25 +509,50 @@ def _renumbered(entry: Entry, number: Callable[[int], int]) -> Entry:
 
 
 def _stack(
-    below: dict[str, Entry],
-    below_packs: tuple[Digest, ...],
-    trees: dict[str, tuple[Entry, ...]],
-    packs: tuple[Digest, ...],
+    parent: Manifest, trees: dict[str, tuple[Entry, ...]], packs: tuple[Digest, ...]
 ) -> tuple[dict[str, tuple[Entry, ...]], tuple[Digest, ...]]:
-    offset = len(below_packs)
+    below = as_tree(parent.sections.get("files", ()))
+    offset = len(parent.packs)
     shifted = {
         name: tuple(_renumbered(entry, lambda old: old + offset) for entry in entries)
         for name, entries in trees.items()
     }
     layer = as_tree(shifted.get("files", ()))
     stacked = tuple(apply_layer(below, layer).values())
-    return {**shifted, "files": stacked}, below_packs + packs
+    return {**shifted, "files": stacked}, parent.packs + packs
+
+
+def _only_used(
+    trees: dict[str, tuple[Entry, ...]], packs: tuple[Digest, ...]
+) -> tuple[dict[str, tuple[Entry, ...]], tuple[Digest, ...]]:
+    """Name each pack once, and none that is not needed: else a line of forks keeps all forever."""
+    used = {
+        packs[chunk.pack]
+        for entries in trees.values()
+        for entry in entries
+        for chunk in entry.chunks
+    }
+    names = [name for name in dict.fromkeys(packs) if name in used]
+    if len(names) == len(packs):
+        return trees, packs
+    numbers = {name: number for number, name in enumerate(names)}
+    renumbered = {
+        section: tuple(_renumbered(entry, lambda old: numbers[packs[old]]) for entry in entries)
+        for section, entries in trees.items()
+    }
+    return renumbered, tuple(names)
 
 
 def _read(source: Source, packer: Packer, shift: int) -> tuple[Entry, ...]:
     if isinstance(source, Path):
-        return from_directory(source, packer, shift=shift)
+        return from_directory(Folder(source, shift), packer)
+    if isinstance(source, Folder):
+        return from_directory(source, packer)
     return from_tar(source, packer)
+
+
+def _count(manifest: Manifest) -> int:
+    return sum(map(len, manifest.sections.values()))
 
 
 def _read_all(entries: tuple[Entry, ...], unpacker: Unpacker) -> None:

@@ -254,7 +254,8 @@ async def test_a_layer_is_stacked_on_its_parent(store: SnapshotStore, tmp_path: 
     os.setxattr(layer / "d", "user.overlay.opaque", b"y")
     info = SnapshotInfo(tenant=TENANT, image_digest="host", parent=parent.id)
 
-    child = await store.commit(info, {"files": layer}, over_parent=True)
+    below = await store.manifest(parent.id)
+    child = await store.commit(info, {"files": layer}, over=below)
 
     entries = as_tree((await store.manifest(child.id)).sections["files"])
     assert sorted(entries) == ["d", "gone", "keep", "new"]
