@@ -181,6 +181,7 @@ def _executor_settings(settings: Settings, data_dir: DataDir) -> ExecutorSetting
         ),
         cache_verify_share=settings.cache_verify_share,
         parked_max=settings.parked_max,
+        layers_bytes_max=settings.layers_bytes_max,
         parked_seconds=settings.parked_seconds,
         forked_seconds_max=settings.forked_seconds_max,
         # Another gateway may be writing to the same bucket: its garbage is collected by hand.

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import os
 import platform
+import re
 import socket
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
@@ -46,6 +47,9 @@ from faas.sandbox.layers import Layer
 from faas.sandbox.protocols import ProbeReport, ReclaimReport, SandboxSpec
 from faas.sandbox.registry import RuntimeContext
 
+_LAYERS_KERNEL = (6, 6)
+"""Memory file systems can be idmapped since 6.3 and mark opaque directories since 6.6."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -56,6 +60,7 @@ class EmbeddedRuntime:
     def __init__(self, settings: EmbeddedSettings) -> None:
         self._settings = settings
         self._is_root = os.geteuid() == 0
+        self._has_layers = self._is_root and _kernel() >= _LAYERS_KERNEL
         self._launcher = Launcher(settings.binary)
         self._slots = UserSlots(settings.tag)
         self._sandboxes: dict[SandboxId, EmbeddedSandbox] = {}
@@ -72,7 +77,7 @@ class EmbeddedRuntime:
     @property
     def capabilities(self) -> frozenset[Capability]:
         able = {Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT}
-        able |= {Capability.FILE_LAYERS} if self._is_root else set()
+        able |= {Capability.FILE_LAYERS} if self._has_layers else set()
         return frozenset(able | ({Capability.PAUSE} if self._freezer.is_available else set()))
 
     @property
@@ -311,6 +316,11 @@ class EmbeddedRuntime:
             await asyncio.wait({done})
             done.exception()
             raise
+
+
+def _kernel() -> tuple[int, int]:
+    major, minor = re.findall(r"\d+", platform.release())[:2]
+    return int(major), int(minor)
 
 
 def _close_all(sockets: list[socket.socket]) -> None:

@@ -403,6 +403,7 @@ class PlatformExecutor:
             snapshots=snapshots,
             layers=layers,
             registry=self._registry,
+            spawn=self._teardown.spawn,
         )
 
     def _open_origins(self, intake: Intake, ledger: Ledger) -> Origins | None:

@@ -7,24 +7,27 @@ give the same snapshot.
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from faas.errors import ConflictError, UnsupportedError
+from faas.errors import ConflictError, FaasError, SnapshotNotFoundError, UnsupportedError
 from faas.executor.files_state import capture, restore
 from faas.executor.layers import ReadyLayers, Wanted, layering
 from faas.executor.written import folder_of, settled_by
-from faas.ids import SnapshotId
+from faas.ids import SnapshotId, new_snapshot_id
 from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.layers import LayerStack, Written
 from faas.sandbox.protocols import RootFilesystem, Sandbox
 from faas.sandbox.registry import Registry
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
 from faas.snapshots.manifest import Manifest
+
+_log = logging.getLogger(__name__)
 
 TARS_MAX = 4
 """Unpacked snapshots kept for the next child; ten forks of one parent unpack it once."""
@@ -41,16 +44,33 @@ class Subject:
     snapshot_id: SnapshotId | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Promise:
+    """A snapshot that children stand on already while it is being written."""
+
+    id: SnapshotId
+    subject: Subject
+    written: "asyncio.Task[None]"
+
+
 class Keeping:
     """Reads sandboxes into snapshots, and gives snapshots to sandboxes."""
 
     def __init__(
-        self, directory: Path, *, snapshots: SnapshotStore, layers: ReadyLayers, registry: Registry
+        self,
+        directory: Path,
+        *,
+        snapshots: SnapshotStore,
+        layers: ReadyLayers,
+        registry: Registry,
+        spawn: Callable[[Coroutine[object, object, None]], "asyncio.Task[None]"],
     ) -> None:
         self._directory = directory
         self._snapshots = snapshots
         self._registry = registry
         self._tars = _Tars(directory, snapshots)
+        self._promises: dict[str, Promise] = {}
+        self._spawn = spawn
         self.layers = layers
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in directory.iterdir():
@@ -63,6 +83,7 @@ class Keeping:
         owner = None if runtime is None else layering(runtime)
         if owner is None or runtime is None or not isinstance(sandbox, GuardedSandbox):
             return await self.keep(sandbox, subject)
+        await self.settle(sandbox.base)
         async with (
             self._snapshots.held(sandbox.base) as below,
             self.layers.holding(runtime, sandbox.base) as stack,
@@ -82,10 +103,72 @@ class Keeping:
             await self.layers.keep(runtime, record.id, layer, stack)
             return record
 
+    def promised(self, reference: str) -> Promise | None:
+        """Return what is being written under that id or alias."""
+        return self._promises.get(reference)
+
+    async def settle(self, reference: str | None) -> None:
+        """Wait until what is promised under that id or alias is written, or could not be."""
+        promise = self._promises.get(reference or "")
+        if promise is not None:
+            await asyncio.wait({promise.written})
+
+    async def promise(self, sandbox: Sandbox, subject: Subject) -> Promise | None:
+        """End a sandbox whose files children want at once: they stand on its layer while the
+        snapshot is written behind them. None, and it lives on, where that cannot be.
+
+        A gateway that dies meanwhile loses the snapshot, and children that had not begun.
+        """
+        runtime = self._registry.get(sandbox.runtime)
+        if runtime is None or not isinstance(sandbox, GuardedSandbox):
+            return None
+        async with AsyncExitStack() as held:
+            base = sandbox.base
+            stack = await held.enter_async_context(self.layers.holding(runtime, base))
+            is_known = base is None or self.promised(base) or await self._is_stored(base)
+            if not is_known or not self.layers.has_room_over(runtime, stack):
+                return None
+            with suppress(UnsupportedError):
+                layer = await sandbox.end_as_layer()
+                made = subject.snapshot_id or new_snapshot_id()
+                subject = replace(subject, snapshot_id=made)
+                await held.enter_async_context(self.layers.holding(runtime, made))
+                await self.layers.keep(runtime, made, layer, stack)
+                written = Written(layer.top, layer.first_uid, base)
+                task = self._spawn(self._write(written, subject, made, held.pop_all()))
+                promise = Promise(made, subject, task)
+                self._promises.update(dict.fromkeys((made, subject.alias or made), promise))
+                return promise
+        return None
+
+    async def _write(
+        self, written: Written, subject: Subject, made: SnapshotId, held: AsyncExitStack
+    ) -> None:
+        async with held:
+            try:
+                await self.settle(written.base)
+                async with self._snapshots.held(written.base) as below:
+                    if below is None and written.base is not None:
+                        raise SnapshotNotFoundError(f"{written.base} is gone")
+                    await self._commit(written, subject, below)
+            except (FaasError, OSError):
+                self.layers.forget(made)
+                _log.exception("files could not be kept", extra={"snapshot_id": made})
+            finally:
+                for name in (made, subject.alias or made):
+                    self._promises.pop(name, None)
+
+    async def _is_stored(self, reference: str) -> bool:
+        with suppress(SnapshotNotFoundError):
+            await self._snapshots.get(reference)
+            return True
+        return False
+
     async def keep(self, sandbox: Sandbox, subject: Subject) -> SnapshotRecord:
         """Keep the files of a sandbox as they are found now; it lives on."""
         if not isinstance(sandbox, GuardedSandbox):
             return await self._keep_tar(sandbox, subject)
+        await self.settle(sandbox.base)
         async with self._snapshots.held(sandbox.base) as below:
             if below is None and sandbox.base is not None:
                 return await self._keep_tar(sandbox, subject)
@@ -99,7 +182,9 @@ class Keeping:
     async def stack_for(self, wanted: Wanted) -> AsyncGenerator[LayerStack | None]:
         """Lend what a child is to be made on; None when it must be filled by `fill`."""
         async with AsyncExitStack() as holding:
-            await holding.enter_async_context(self._snapshots.held(wanted.snapshot_id))
+            kept = await holding.enter_async_context(self._snapshots.held(wanted.snapshot_id))
+            if kept is not None:
+                _check_image(wanted.snapshot_id, kept.image_digest, wanted.root.digest)
             stack = None
             with suppress(UnsupportedError):
                 stack = await holding.enter_async_context(self.layers.lent(wanted))
@@ -111,14 +196,11 @@ class Keeping:
         Raises:
             ConflictError: the sandbox has another image.
         """
-        record = await self._snapshots.get(snapshot_id)
-        if record.image_digest != sandbox.image_digest:
-            raise ConflictError(
-                f"{snapshot_id} was taken over the image {record.image_digest[:19]},"
-                f" not {sandbox.image_digest[:19]}"
-            )
-        if isinstance(sandbox, GuardedSandbox) and sandbox.base == record.id:
+        if isinstance(sandbox, GuardedSandbox) and sandbox.base == snapshot_id:
             return
+        await self.settle(snapshot_id)
+        record = await self._snapshots.get(snapshot_id)
+        _check_image(snapshot_id, record.image_digest, sandbox.image_digest)
         async with self._snapshots.held(record.id), self._tars.lent(record.id) as tar:
             await restore(sandbox, tar)
 
@@ -144,6 +226,13 @@ class Keeping:
                     snapshot_id=subject.snapshot_id,
                     alias=subject.alias,
                 )
+
+
+def _check_image(snapshot_id: str, of_snapshot: str, of_sandbox: str) -> None:
+    if of_snapshot != of_sandbox:
+        raise ConflictError(
+            f"{snapshot_id} was taken over the image {of_snapshot[:19]}, not {of_sandbox[:19]}"
+        )
 
 
 @dataclass(slots=True, eq=False)

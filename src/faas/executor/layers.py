@@ -101,19 +101,20 @@ class ReadyLayers:
         finally:
             self._give_back(key)
 
+    def has_room_over(self, runtime: Runtime, below: LayerStack | None) -> bool:
+        """Whether a layer over this stack would be kept."""
+        if layering(runtime) is None or below is None:
+            return False
+        return len(below.layers) < STACK_MAX and self.count < KEPT_MAX
+
     async def keep(
         self, runtime: Runtime, snapshot_id: SnapshotId, layer: Layer, below: LayerStack | None
     ) -> None:
         """Keep what a sandbox wrote ready under its snapshot; takes the layer over."""
         owner = layering(runtime)
         assert owner is not None  # noqa: S101  a layer comes from such a runtime
-        is_kept = (
-            below is not None
-            and len(below.layers) < STACK_MAX
-            and len(self._owners) < KEPT_MAX
-            and (runtime.name, snapshot_id) not in self._stacks
-        )
-        if not is_kept or below is None:
+        is_kept = (runtime.name, snapshot_id) in self._stacks
+        if is_kept or below is None or not self.has_room_over(runtime, below):
             await owner.drop_layer(layer)
             return
         self._owners[layer] = owner

@@ -13,7 +13,7 @@ child something to start from. The parent may be
 A child inherits image, environment, working directory and user; its own environment wins.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -29,7 +29,7 @@ from faas.errors import (
     WrongStateError,
 )
 from faas.executor.active import Active
-from faas.executor.keeping import Keeping, Subject
+from faas.executor.keeping import Keeping, Promise, Subject
 from faas.executor.layers import Wanted as Child
 from faas.executor.parking import Parked, Parking
 from faas.ids import ExecutionId, SnapshotId
@@ -70,6 +70,16 @@ class Wanted:
     tags: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """What a child starts from."""
+
+    id: SnapshotId
+    image: str
+    image_digest: str
+    config: Mapping[str, str]
+
+
 class Origins:
     """Makes snapshots of executions, and starts executions from snapshots."""
 
@@ -98,8 +108,45 @@ class Origins:
         reference = _parent_of(spec)
         if reference is None:
             return spec
+        return self._child(spec, await self.parent_of(reference, principal))
+
+    async def parent_of(self, reference: str, principal: Principal) -> Parent:
+        """Return what a child starts from. The files of an execution that has just ended are there
+        at once, and become a snapshot behind the children's backs.
+
+        Raises:
+            NotFoundError: there is nothing of that name, or its files are gone.
+        """
+        if reference.startswith("sbx-") and "sbx" not in self.also:
+            reference = self._execution_in(reference)
+        promise = self._keeping.promised(reference) or await self._promise(reference, principal)
+        if promise is not None and promise.subject.info.tenant == principal.tenant.id:
+            info = promise.subject.info
+            return Parent(promise.id, info.image, info.image_digest, info.config)
         record = await self.snapshot_of(reference, principal)
-        return await self._child(spec, record)
+        config = (await self.snapshots.manifest(record.id)).config
+        return Parent(record.id, record.image, record.image_digest, config)
+
+    async def settle(self, reference: str) -> None:
+        """Wait until what is being written under that id is."""
+        await self._keeping.settle(reference)
+
+    async def _promise(self, reference: str, principal: Principal) -> Promise | None:
+        if not reference.startswith("exec-"):
+            return None
+        execution_id = ExecutionId(reference)
+        with self._parking.reading(execution_id, principal.tenant.id) as parked:
+            if parked is None:
+                return None
+            async with parked.reading:
+                promise = self._keeping.promised(reference)
+                if promise is None and await self._known(reference, principal) is None:
+                    info = _of_parked(parked, Wanted(tags=(FORKED,)))
+                    subject = _subject(parked.root, parked.spec, info, execution_id)
+                    promise = await self._keeping.promise(parked.sandbox, subject)
+                    if promise is not None:
+                        self._parking.dismiss(parked)
+                return promise
 
     async def snapshot_of(
         self, reference: str, principal: Principal, wanted: Wanted | None = None
@@ -111,6 +158,7 @@ class Origins:
         """
         tenant = principal.tenant.id
         prefix = reference.partition("-")[0]
+        await self._keeping.settle(reference)
         if prefix in self.also:
             return await self.also[prefix](reference, principal)
         if prefix == "sbx":
@@ -208,16 +256,7 @@ class Origins:
             found = await self._known(parked.execution_id, principal)
             if found is not None:
                 return found
-            info = SnapshotInfo(
-                tenant=parked.tenant,
-                image_digest=parked.root.digest,
-                image=parked.spec.image,
-                runtimes=(parked.sandbox.runtime,),
-                name=wanted.name,
-                description=wanted.description,
-                tags=wanted.tags,
-                parent=_snapshot_id(parked.spec.snapshot_id),
-            )
+            info = _of_parked(parked, wanted)
             record = await self._keeping.keep_last(
                 parked.sandbox, _subject(parked.root, parked.spec, info, parked.execution_id)
             )
@@ -235,20 +274,18 @@ class Origins:
         """Its image; one that was taken up after a restart does not hold it."""
         return active.root if active.root.digest else self._executions.resolve_image(digest)
 
-    async def _child(self, spec: ExecutionSpec, record: SnapshotRecord) -> ExecutionSpec:
-        config = (await self.snapshots.manifest(record.id)).config
-        image = self._image_of(spec.image, record)
-        env = dict(_read_env(config.get("env", "[]"))) | dict(spec.env)
+    def _child(self, spec: ExecutionSpec, parent: Parent) -> ExecutionSpec:
+        env = dict(_read_env(parent.config.get("env", "[]"))) | dict(spec.env)
         return replace(
             spec,
-            image=image,
-            snapshot_id=record.id,
+            image=self._image_of(spec.image, parent),
+            snapshot_id=parent.id,
             env=tuple(env.items()),
-            working_dir=spec.working_dir or config.get("working_dir"),
-            user=spec.user or config.get("user"),
+            working_dir=spec.working_dir or parent.config.get("working_dir"),
+            user=spec.user or parent.config.get("user"),
         )
 
-    def _image_of(self, asked: str, record: SnapshotRecord) -> str:
+    def _image_of(self, asked: str, record: Parent) -> str:
         """The parent's image by a name that still means it."""
         if asked and self._executions.resolve_image(asked).digest != record.image_digest:
             raise InvalidArgumentError(
@@ -285,6 +322,19 @@ def _parent_of(spec: ExecutionSpec) -> str | None:
             "branch_from goes with mode branched or checkpointed", hint="set mode to branched"
         )
     return reference
+
+
+def _of_parked(parked: Parked, wanted: Wanted) -> SnapshotInfo:
+    return SnapshotInfo(
+        tenant=parked.tenant,
+        image_digest=parked.root.digest,
+        image=parked.spec.image,
+        runtimes=(parked.sandbox.runtime,),
+        name=wanted.name,
+        description=wanted.description,
+        tags=wanted.tags,
+        parent=_snapshot_id(parked.spec.snapshot_id),
+    )
 
 
 def _subject(

@@ -65,11 +65,11 @@ async def race(
 async def _start(
     executor: PlatformExecutor, parent: str, children: Sequence[ExecutionSpec], principal: Principal
 ) -> list[ExecutionId]:
-    record = await executor.origins.snapshot_of(parent, principal)
+    found = await executor.origins.parent_of(parent, principal)
     started: list[ExecutionId] = []
     try:
         for child in children:
-            spec = replace(child, branch_from=record.id, snapshot_id=None)
+            spec = replace(child, branch_from=found.id, snapshot_id=None)
             started.append((await executor.submit(spec, principal)).id)
     except FaasError:
         await _end(executor, started, principal)
