@@ -5,12 +5,13 @@ it stops everything in reverse. Commands that still run then are left to the nex
 (HTTP, later the chain) are given the `Platform` and build on it.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from faas.blobs import open_refs, open_store
+from faas.blobs import TieredBlobStore, open_refs, open_store
 from faas.cleanup import Cleanup
 from faas.clock import Clock, SystemClock
 from faas.config import Settings, aws_variables
@@ -70,6 +71,8 @@ async def open_platform(
         snapshots = open_snapshots(settings, data_dir.path / "snapshots", clock=clock)
         cleanup.push(snapshots.aclose)
         await snapshots.start()
+        if isinstance(snapshots.blobs, TieredBlobStore) and not settings.object_store_ack:
+            cleanup.push(_in_background(snapshots.blobs.catch_up()))
         executor = PlatformExecutor(
             _executor_settings(settings, data_dir),
             registry=registry,
@@ -81,6 +84,19 @@ async def open_platform(
         cleanup.push(executor.aclose)
         recovered = await executor.start()
         yield Platform(settings, data_dir, executor, registry, images, events, metrics, recovered)
+
+
+def _in_background(work: Coroutine[object, object, None]) -> Callable[[], Awaitable[None]]:
+    """Start it; return what ends it. A store that cannot be reached now is for the next start."""
+    task = asyncio.ensure_future(work)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+
+    return end
 
 
 def open_images(settings: Settings, directory: Path) -> ImageStore:

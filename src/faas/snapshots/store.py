@@ -22,6 +22,7 @@ from faas.blobs.refs import RefStore
 from faas.clock import Clock
 from faas.errors import (
     ConflictError,
+    DataLossError,
     InvalidArgumentError,
     ManifestError,
     NotFoundError,
@@ -318,7 +319,7 @@ class SnapshotStore:
                 live.update((await self._read_manifest(record)).packs)
             for digest in list(self._held):
                 live.add(digest)
-                live.update(manifests.decode(await self._blobs.get(digest)).packs)
+                live.update(manifests.decode(await self._needed(digest)).packs)
             born_before = self._clock.now() - grace
             dead = [
                 stat.digest
@@ -416,10 +417,25 @@ class SnapshotStore:
     async def _read_manifest(self, record: SnapshotRecord) -> Manifest:
         known = self._manifests.get(record.manifest)
         if known is None:
-            data = await self._blobs.get(record.manifest)
+            data = await self._needed(record.manifest)
             known = self._remember(record.manifest, manifests.decode(data))
         self._manifests.move_to_end(record.manifest)
         return known
+
+    async def _needed(self, digest: Digest) -> bytes:
+        """Read a blob that a snapshot names.
+
+        Raises:
+            DataLossError: it is damaged, or gone.
+        """
+        try:
+            return await self._blobs.get(digest)
+        except NotFoundError as cause:
+            raise DataLossError(
+                "bytes that this snapshot needs are gone",
+                hint="restore them from a copy of the store",
+                details={"blob": digest},
+            ) from cause
 
     def _remember(self, digest: Digest, manifest: Manifest) -> Manifest:
         """Keep the last few: they never change, and each child of a snapshot looks at its own."""
@@ -449,7 +465,7 @@ class SnapshotStore:
         loop = asyncio.get_running_loop()
 
         def get(digest: Digest) -> bytes:
-            return asyncio.run_coroutine_threadsafe(self._blobs.get(digest), loop).result()
+            return asyncio.run_coroutine_threadsafe(self._needed(digest), loop).result()
 
         return manifest.sections[section], Unpacker(manifest.packs, get)
 
