@@ -7,7 +7,7 @@ growing pauses; what is not yet far is listed by `pending`, and what a crash lef
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 
 from faas.blobs.digest import Digest
@@ -102,6 +102,27 @@ class TieredBlobStore:
         """
         for upload in list(self._uploads.values()):
             await asyncio.shield(upload)
+
+    async def lost(self, digests: Iterable[Digest]) -> set[Digest]:
+        """Say which of these blobs nobody has any more. What only the near store has is uploaded:
+        another gateway may have collected it as garbage that is wanted again.
+
+        Raises:
+            StoreUnavailableError: the far store cannot be asked.
+        """
+        asked = list(digests)
+        told = await asyncio.gather(*(self._is_lost(digest) for digest in asked))
+        return {digest for digest, is_lost in zip(asked, told, strict=True) if is_lost}
+
+    async def _is_lost(self, digest: Digest) -> bool:
+        async with self._slots:
+            if await self.far.stat(digest) is not None:
+                return False
+            try:
+                await self.far.put(await self.near.get(digest))
+            except (NotFoundError, DigestMismatchError):
+                return True
+            return False
 
     async def catch_up(self) -> None:
         """Upload what the near store has and the far one lacks: a gateway that died left it.

@@ -19,6 +19,7 @@ import msgspec
 from faas.blobs.digest import Digest
 from faas.blobs.protocol import BlobStore
 from faas.blobs.refs import RefStore
+from faas.blobs.tiered import TieredBlobStore
 from faas.clock import Clock
 from faas.errors import (
     ConflictError,
@@ -152,6 +153,9 @@ class SnapshotStore:
 
         async with self._writing:
             trees, packs, stored = await asyncio.to_thread(pack)
+            if await self._forget_lost(packs):
+                _rewind(sources)
+                trees, packs, stored = await asyncio.to_thread(pack)
             return await self._name(
                 info, trees, packs, stored=stored, snapshot_id=snapshot_id, alias=alias
             )
@@ -198,12 +202,12 @@ class SnapshotStore:
                 hint=f"remove them first, beginning with {children[0]}",
                 details={"children": children},
             )
+        await self._refs.delete(f"{_KIND}/{record.id}")
+        self._records.pop(record.id, None)
         if record.source:
             with suppress(NotFoundError, InvalidArgumentError):
                 if (await self._refs.get(f"{_ALIAS}/{record.source}")).decode() == record.id:
                     await self._refs.delete(f"{_ALIAS}/{record.source}")
-        await self._refs.delete(f"{_KIND}/{record.id}")
-        self._records.pop(record.id, None)
 
     async def describe(
         self,
@@ -329,7 +333,16 @@ class SnapshotStore:
             for digest in dead:
                 self._index.forget_pack(digest)
                 await self._blobs.delete(digest)
+            await self._forget_lost_aliases()
             return len(dead)
+
+    async def _forget_lost_aliases(self) -> None:
+        """Other names of what is no more, left by a crash between the two."""
+        known = {name.removeprefix(f"{_KIND}/") for name in await self._refs.list(_KIND)}
+        for name in await self._refs.list(_ALIAS):
+            with suppress(NotFoundError):
+                if (await self._refs.get(name)).decode() not in known:
+                    await self._refs.delete(name)
 
     async def verify(self, reference: str) -> None:
         """Read every chunk of a snapshot and check it.
@@ -384,9 +397,10 @@ class SnapshotStore:
             image_digest=info.image_digest, runtimes=info.runtimes,
             has_memory=manifest.has_memory, size_bytes=manifest.size_bytes, stored_bytes=stored,
         )  # fmt: skip
-        await self._write_record(record)
+        # The record last: who is asked for the alias again after a crash must find all or nothing.
         if alias is not None:
             await self._refs.put(f"{_ALIAS}/{alias}", record.id.encode())
+        await self._write_record(record)
         return record
 
     async def _write_record(self, record: SnapshotRecord) -> None:
@@ -421,6 +435,16 @@ class SnapshotStore:
             known = self._remember(record.manifest, manifests.decode(data))
         self._manifests.move_to_end(record.manifest)
         return known
+
+    async def _forget_lost(self, packs: tuple[Digest, ...]) -> bool:
+        """Whether packs that new content was to lie in are gone: a gateway that shares the bucket
+        has collected them. They are not used again."""
+        if not isinstance(self._blobs, TieredBlobStore):
+            return False
+        lost = await self._blobs.lost(packs)
+        for digest in lost:
+            self._index.forget_pack(digest)
+        return bool(lost)
 
     async def _needed(self, digest: Digest) -> bytes:
         """Read a blob that a snapshot names.
@@ -557,6 +581,12 @@ def _only_used(
         for section, entries in trees.items()
     }
     return renumbered, tuple(names)
+
+
+def _rewind(sources: Mapping[str, Source]) -> None:
+    for source in sources.values():
+        if not isinstance(source, (Path, Folder)):
+            source.seek(0)
 
 
 def _read(source: Source, packer: Packer, shift: int) -> tuple[Entry, ...]:
