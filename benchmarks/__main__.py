@@ -13,6 +13,7 @@ NAMES = (
     "memory",
     "peers",
     "state",
+    "chain",
     "docker_runtime",
 )
 RESULTS = Path(__file__).parent / "RESULTS.md"

@@ -84,6 +84,7 @@ bool agent_frame(uint32_t slot, const struct frame *frame) {
     case FRAME_ATTACH: return command_attach(slot, frame);
     case FRAME_LIST: return command_list(slot, frame);
     case FRAME_RELEASE: return command_release(slot, frame);
+    case FRAME_CONNECT: return port_connect(slot, frame);
     default: return files_frame(slot, frame);
     }
 }
@@ -150,7 +151,7 @@ int agent_run(int listener, bool is_init) {
     }
 }
 
-static int listen_at(const char *path) {
+int listen_at(const char *path) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof address.sun_path) {
         errno = ENAMETOOLONG;

@@ -30,6 +30,8 @@ extern struct agent agent;
 /* Serve until the end of the world; never returns when PID 1. */
 int agent_run(int listener, bool is_init);
 int agent_main(int argc, char **argv);
+/* A listening socket at a path, whatever was there before; -1 when there can be none. */
+int listen_at(const char *path);
 /* Whoever started us may have ignored some, and commands would inherit that. */
 void signals_by_default(void);
 
@@ -51,6 +53,10 @@ struct buffer *connection_answers(uint32_t slot);
 int connection_take_fd(uint32_t slot);
 int connection_fd_count(uint32_t slot);
 uint32_t connection_generation(uint32_t slot);
+/* 0, or why no descriptor can be handed out there now. */
+int connection_may_pass(uint32_t slot);
+/* Hand out a descriptor with the next byte that is answered; it is ours no more. */
+void connection_pass(uint32_t slot, int fd);
 
 void answer_ok(uint32_t slot, uint32_t id, uint64_t count);
 void answer_error(uint32_t slot, uint32_t id, int error, const char *tried);
@@ -80,6 +86,9 @@ void worker_event(uint32_t slot, uint32_t generation);
 bool worker_reaped(pid_t pid);
 void workers_forget_connection(uint32_t slot);
 bool worker_is(pid_t pid);
+
+/* ports.c */
+bool port_connect(uint32_t slot, const struct frame *frame);
 
 /* files.c */
 bool files_frame(uint32_t slot, const struct frame *frame);

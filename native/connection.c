@@ -12,6 +12,12 @@
 enum {
     RECEIVE_BYTES = 64 << 10, /* a whole EXEC with room to spare; grows to one frame */
     FDS_MAX = 16,             /* five EXECs in flight, more than a host sends at once */
+    PASSED_MAX = 8,           /* waiting for a host that does not read */
+};
+
+struct passed {
+    int fd;
+    size_t at; /* the byte of `answers` it goes with */
 };
 
 struct connection {
@@ -25,6 +31,8 @@ struct connection {
     int fd_count;
     struct buffer answers;
     size_t sent;
+    struct passed passed[PASSED_MAX];
+    int passed_count;
 };
 
 static void destroy(uint32_t slot) {
@@ -33,6 +41,7 @@ static void destroy(uint32_t slot) {
     commands_forget_connection(slot);
     workers_forget_connection(slot);
     for (int i = 0; i < c->fd_count; i++) close(c->fds[i]);
+    for (int i = 0; i < c->passed_count; i++) close(c->passed[i].fd);
     close(c->fd);
     free(c->received);
     buffer_free(&c->answers);
@@ -74,6 +83,19 @@ int connection_take_fd(uint32_t slot) {
     c->fd_count--;
     memmove(c->fds, c->fds + 1, sizeof c->fds[0] * (size_t)c->fd_count);
     return fd;
+}
+
+int connection_may_pass(uint32_t slot) {
+    struct connection *c = agent.connections[slot];
+    int domain = 0;
+    socklen_t length = sizeof domain;
+    if (getsockopt(c->fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) < 0 || domain != AF_UNIX) return EOPNOTSUPP;
+    return c->passed_count < PASSED_MAX ? 0 : EAGAIN;
+}
+
+void connection_pass(uint32_t slot, int fd) {
+    struct connection *c = agent.connections[slot];
+    c->passed[c->passed_count++] = (struct passed){fd, c->answers.length};
 }
 
 static bool keep_fds(struct connection *c, struct msghdr *message) {
@@ -164,11 +186,39 @@ static bool consume(uint32_t slot) {
     return is_fine && (c->received_length || !c->fd_count);
 }
 
+/* Send some of what waits, as send(2); a descriptor goes with its byte, so that byte begins a message. */
+static ssize_t send_some(struct connection *c) {
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control = {{0}};
+    struct passed *first = c->passed_count ? c->passed : NULL, *next = first;
+    struct msghdr message = {.msg_iovlen = 1};
+    bool is_passing = first && first->at == c->sent;
+    if (is_passing) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = sizeof control.bytes;
+        struct cmsghdr *m = CMSG_FIRSTHDR(&message);
+        m->cmsg_level = SOL_SOCKET;
+        m->cmsg_type = SCM_RIGHTS;
+        m->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(m), &first->fd, sizeof(int));
+        next = c->passed_count > 1 ? first + 1 : NULL;
+    }
+    struct iovec piece = {c->answers.data + c->sent, (next ? next->at : c->answers.length) - c->sent};
+    message.msg_iov = &piece;
+    ssize_t sent = sendmsg(c->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent <= 0 || !is_passing) return sent;
+    close(first->fd);
+    c->passed_count--;
+    memmove(first, first + 1, sizeof *first * (size_t)c->passed_count);
+    return sent;
+}
+
 /* Send what waits; false when the host is gone. */
 static bool flush(struct connection *c, uint32_t slot) {
     while (c->sent < c->answers.length) {
-        ssize_t sent = send(c->fd, c->answers.data + c->sent, c->answers.length - c->sent,
-                            MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t sent = send_some(c);
         if (sent < 0 && errno == EINTR) continue;
         if (sent < 0 && errno != EAGAIN) return false;
         if (sent < 0) break;
@@ -210,8 +260,7 @@ bool connections_flush(void) {
         while (!c->is_dead && c->is_held && !c->is_writing)
             c->is_dead = !consume(slot) || !flush(c, slot);
         /* What was answered before the bad frame still goes out, as far as the socket takes it. */
-        if (c->is_dead && c->answers.length > c->sent)
-            send(c->fd, c->answers.data + c->sent, c->answers.length - c->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (c->is_dead && c->answers.length > c->sent) send_some(c);
         is_freed |= was_stuck && !c->is_writing;
         if (c->is_dead) destroy(slot);
     }

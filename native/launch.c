@@ -24,11 +24,14 @@
 #include "kernel.h"
 #include "layers.h"
 #include "mounts.h"
+#include "spares.h"
 
-enum { REQUEST_LAUNCH = 1, REQUEST_PING, REQUEST_CHORES, REQUEST_LAYER = 5 };
+enum { REQUEST_LAUNCH = 1, REQUEST_PING, REQUEST_CHORES, REQUEST_SPARES, REQUEST_LAYER };
 enum { LAUNCHED = 1, FAILED, CHILD_EXITED, PONG, CHORES_DONE, LAYER_DONE = 7 };
 enum { LAUNCHES_MAX = 64 };
 #define LAUNCH_NS_MAX 10000000000U
+/* Without a request for that long, making spares is in nobody's way. */
+#define QUIET_MS 3
 
 /* A child between clone and READY. After FAILED it is only waited for. */
 struct launch {
@@ -124,10 +127,11 @@ static int cgroup2_of(const struct plan *plan, unsigned *which) {
     return -1;
 }
 
-static pid_t clone_child(const struct plan *plan, struct launch *l, int listener, int gate, bool has_netns, int cgroup) {
+int launch_clone(const struct plan *plan, int *pidfd, int listener, int gate, bool has_netns, int cgroup, bool as_sibling) {
     struct kernel_clone_args args = {
         .flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD,
-        .pidfd = (uint64_t)(uintptr_t)&l->pidfd, .exit_signal = SIGCHLD};
+        .pidfd = (uint64_t)(uintptr_t)pidfd, .exit_signal = as_sibling ? 0 : SIGCHLD};
+    if (as_sibling) args.flags |= CLONE_PARENT; /* with our own exit signal */
     bool brings_lo_up = plan->netns != NETNS_HOST && !has_netns;
     if (plan->userns != USERNS_NONE) args.flags |= CLONE_NEWUSER;
     if (brings_lo_up) args.flags |= CLONE_NEWNET;
@@ -148,7 +152,7 @@ static pid_t clone_child(const struct plan *plan, struct launch *l, int listener
 static pid_t clone_in_netns(const struct plan *plan, struct launch *l, int listener, int gate, int cgroup) {
     int netns = plan->netns == NETNS_POOLED ? netns_take() : -1;
     bool is_inside = netns >= 0 && setns(netns, CLONE_NEWNET) == 0;
-    pid_t pid = clone_child(plan, l, listener, gate, is_inside, cgroup);
+    pid_t pid = launch_clone(plan, &l->pidfd, listener, gate, is_inside, cgroup, false);
     int error = errno;
     /* In the wrong one, everything made from now on would be too. */
     if (is_inside && setns(launcher.home_netns, CLONE_NEWNET) < 0) _exit(1);
@@ -203,7 +207,37 @@ static void close_cgroups(struct plan *plan, int *cgroup2) {
     for (unsigned i = 0; i < plan->cgroup_count; i++) close_fd(&plan->cgroup_fds[i]);
 }
 
-static void launch(uint32_t id, struct plan *plan, int listener) {
+static pid_t clone_in_cell(struct spare *spare, const struct plan *plan, struct launch *l, int listener, int gate, struct reader bytes) {
+    int netns = plan->netns == NETNS_POOLED ? netns_take() : -1;
+    pid_t pid = spares_clone(spare, bytes.at, (uint32_t)bytes.left, listener, gate, netns, &l->pidfd);
+    int error = errno;
+    close_fd(&netns);
+    errno = error;
+    return pid;
+}
+
+/* The groups of the plan, with a spare in them or to be joined; what has been made when it fails is the gateway's to remove. */
+static bool make_cells(struct plan *plan, struct spare **spare, const char **step) {
+    *spare = spares_take(plan);
+    *step = "make the cgroup";
+    for (unsigned i = 0; i < plan->cell_count && !*spare; i++) {
+        if (mkdir(plan->cells[i], 0755) < 0 || plan->cgroup_count == CGROUPS_MAX) return false;
+        size_t size = strlen(plan->cells[i]) + sizeof "/cgroup.procs";
+        char *procs = plan->cgroups[plan->cgroup_count] = malloc(size);
+        if (!procs) return false;
+        plan->cgroup_count++;
+        snprintf(procs, size, "%s/cgroup.procs", plan->cells[i]);
+    }
+    *step = "set limits";
+    struct reader chores = {plan->chores, plan->chores_length, false};
+    uint32_t place;
+    errno = plan->chores_length ? chores_do(&chores, &place) : 0;
+    if (!errno) return true;
+    if (*spare) spares_drop(*spare);
+    return false;
+}
+
+static void launch(uint32_t id, struct plan *plan, int listener, struct reader bytes) {
     struct launch *l = free_slot();
     int gates[2];
     if (!l || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, gates) < 0) {
@@ -212,6 +246,15 @@ static void launch(uint32_t id, struct plan *plan, int listener) {
     }
     *l = (struct launch){.id = id, .pidfd = -1, .gate = gates[0], .has_userns = plan->userns != USERNS_NONE,
                          .give_up_ns = now_ns() + LAUNCH_NS_MAX};
+    struct spare *spare;
+    const char *step;
+    if (!make_cells(plan, &spare, &step)) {
+        int error = errno;
+        close(gates[1]);
+        let_go(l);
+        answer_failed(id, error, step);
+        return;
+    }
     unsigned joined;
     int cgroup2 = cgroup2_of(plan, &joined);
     if (!open_cgroups(plan, joined)) {
@@ -222,7 +265,8 @@ static void launch(uint32_t id, struct plan *plan, int listener) {
         answer_failed(id, error, "join the cgroup");
         return;
     }
-    l->pid = clone_in_netns(plan, l, listener, gates[1], cgroup2);
+    if (spare) l->pid = clone_in_cell(spare, plan, l, listener, gates[1], bytes);
+    else l->pid = clone_in_netns(plan, l, listener, gates[1], cgroup2);
     int error = errno;
     close(gates[1]);
     close_cgroups(plan, &cgroup2);
@@ -232,7 +276,6 @@ static void launch(uint32_t id, struct plan *plan, int listener) {
         return;
     }
     l->is_used = true;
-    const char *step;
     if (hand_over(plan, l, &step)) return;
     error = errno;
     on_gate(l); /* when the child failed first, it says why better than we can */
@@ -244,17 +287,17 @@ static void on_packet(size_t length, int *fds, unsigned fd_count) {
     uint8_t kind = read_u8(&r);
     bool is_zero = (read_u8(&r) | read_u16(&r)) == 0;
     uint32_t id = read_u32(&r);
-    if (r.bad || !is_zero || kind < REQUEST_LAUNCH || (kind > REQUEST_CHORES && kind != REQUEST_LAYER)) {
+    if (r.bad || !is_zero || kind < REQUEST_LAUNCH || kind > REQUEST_LAYER) {
         answer_failed(id, EINVAL, "the packet");
     } else if (kind == REQUEST_PING) {
         struct buffer answer = {0};
         begin_answer(&answer, PONG, id);
         send_answer(&answer, -1);
         buffer_free(&answer);
-    } else if (kind == REQUEST_CHORES) {
+    } else if (kind == REQUEST_CHORES || kind == REQUEST_SPARES) {
         struct buffer answer = {0};
-        uint32_t place;
-        int error = chores_do(&r, &place);
+        uint32_t place = 0;
+        int error = kind == REQUEST_SPARES ? spares_configure(&r) : chores_do(&r, &place);
         begin_answer(&answer, CHORES_DONE, id);
         put_u32(&answer, (uint32_t)error);
         put_u32(&answer, place);
@@ -273,7 +316,7 @@ static void on_packet(size_t length, int *fds, unsigned fd_count) {
     } else {
         struct plan plan;
         const char *what;
-        if (plan_read(&plan, r.at, (uint32_t)r.left, &what)) launch(id, &plan, fds[0]);
+        if (plan_read(&plan, r.at, (uint32_t)r.left, &what)) launch(id, &plan, fds[0], r);
         else answer_failed(id, EINVAL, what);
         plan_free(&plan);
     }
@@ -290,7 +333,10 @@ static void on_control(void) {
                              .msg_controllen = sizeof control};
     ssize_t got = recvmsg(launcher.control, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    if (got <= 0) _exit(0);
+    if (got <= 0) {
+        spares_end();
+        _exit(0);
+    }
     int fds[FDS_MAX];
     unsigned count = 0;
     struct cmsghdr *m = CMSG_FIRSTHDR(&message);
@@ -316,7 +362,7 @@ static void reap(void) {
         if (found && found->is_used) {
             if (!found->is_failed) give_up(found, ECHILD, "the child died");
             found->is_used = false;
-        } else if (!netns_is_maker(pid)) {
+        } else if (!netns_is_maker(pid) && !spares_reaped(pid)) {
             struct buffer answer = {0};
             begin_answer(&answer, CHILD_EXITED, (uint32_t)pid);
             put_u32(&answer, (uint32_t)status);
@@ -339,7 +385,8 @@ static void serve(void) {
             pending[count - 2] = l;
             fds[count++] = (struct pollfd){.fd = l->gate, .events = POLLIN};
         }
-        poll(fds, count, count > 2 ? 1000 : -1);
+        bool is_making = spares_are_wanted();
+        if (poll(fds, count, is_making ? QUIET_MS : count > 2 ? 1000 : -1) == 0 && is_making) spares_make_one();
         for (nfds_t i = 2; i < count; i++) {
             struct launch *l = pending[i - 2];
             if (fds[i].revents) on_gate(l);

@@ -8,11 +8,17 @@
 #include "plan.h"
 
 int launch_main(int argc, char **argv);
+/* pause.c */
+int pause_main(int argc, char **argv);
 
 /* sandbox.c */
 enum gate { GATE_MAPPED = 'm', GATE_GO = 'g', GATE_STEP_MAX = 512 };
 /* In the new namespaces; becomes the agent or tells the gate what failed. Never returns. */
 _Noreturn void sandbox_main(const struct plan *plan, int listener, int gate, bool brings_lo_up);
+
+/* launch.c */
+/* Clone the child of a plan; in the parent its pid, or -1 with errno. `as_sibling`: a child of our parent. */
+int launch_clone(const struct plan *plan, int *pidfd, int listener, int gate, bool has_netns, int cgroup, bool as_sibling);
 
 /* netns.c */
 /* Start making network namespaces ahead of time; without it netns_take finds none. */

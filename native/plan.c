@@ -27,6 +27,11 @@ static bool read_cgroup(struct plan *plan, struct reader *r) {
     return (plan->cgroups[plan->cgroup_count++] = read_path(r)) != NULL;
 }
 
+static bool read_cell(struct plan *plan, struct reader *r) {
+    if (plan->cell_count == CGROUPS_MAX) return false;
+    return (plan->cells[plan->cell_count++] = read_path(r)) != NULL;
+}
+
 static bool read_rlimit(struct plan *plan, struct reader *r) {
     if (plan->rlimit_count == RLIMITS_MAX) return false;
     unsigned i = plan->rlimit_count++;
@@ -90,6 +95,8 @@ static bool read_op(struct plan *plan, uint8_t op, struct reader *r) {
         if (plan->pidfile) return false;
         return (plan->pidfile = read_path(r)) != NULL;
     case OP_RLIMIT: return read_rlimit(plan, r);
+    case OP_CELL: return read_cell(plan, r);
+    case OP_CHORES: plan->chores = read_blob(r, &plan->chores_length); return true;
     case OP_SECCOMP: plan->seccomp = read_blob(r, &plan->seccomp_length); return true;
     case OP_LAYERS: return read_layers(plan, r);
     default: break;
@@ -129,6 +136,7 @@ void plan_free(struct plan *plan) {
     free(plan->hostname);
     free(plan->pidfile);
     for (unsigned i = 0; i < plan->cgroup_count; i++) free(plan->cgroups[i]);
+    for (unsigned i = 0; i < plan->cell_count; i++) free(plan->cells[i]);
     free(plan->root.source);
     for (unsigned i = 0; i < plan->step_count; i++) {
         free(plan->steps[i].path);

@@ -16,7 +16,7 @@ enum {
 enum plan_op {
     OP_HOSTNAME = 1, OP_USERNS, OP_CGROUP, OP_NETNS, OP_PIDFILE, OP_RLIMIT, OP_SECCOMP, OP_ROOT_TMPFS,
     OP_ROOT_OVERLAY, OP_DIR, OP_SYMLINK, OP_FILE, OP_BIND, OP_TMPFS, OP_PROC, OP_DEV, OP_REMOUNT_RO, OP_MASK,
-    OP_LAYERS = 20,
+    OP_CELL, OP_CHORES, OP_LAYERS = 22,
 };
 enum userns_kind { USERNS_NONE, USERNS_RANGE, USERNS_SINGLE };
 enum netns_kind { NETNS_NEW, NETNS_HOST, NETNS_POOLED };
@@ -42,6 +42,10 @@ struct plan {
     char *cgroups[CGROUPS_MAX];
     int cgroup_fds[CGROUPS_MAX]; /* opened by the launcher for the child to join by; -1: none, or joined by clone */
     unsigned cgroup_count;
+    char *cells[CGROUPS_MAX]; /* groups that are not there yet, and of which it becomes a member */
+    unsigned cell_count;
+    const uint8_t *chores; /* the parent's, once the cells are made */
+    uint32_t chores_length;
     struct { uint32_t resource; uint64_t soft, hard; } rlimits[RLIMITS_MAX];
     unsigned rlimit_count;
     const uint8_t *seccomp;

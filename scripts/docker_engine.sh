@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # A Docker Engine of the project's own, for tests: its own data, sockets, bridge and containerd, so
-# that an Engine of the machine is never touched. `docker_engine.sh start` prints the address for
-# DOCKER_HOST; `stop` ends it by its pid; both twice without harm. `install` gets the parts from Debian.
-# The directory is FAAS_TEST_DOCKER, by default .faas/docker. Needs root.
+# that an Engine of the machine is never touched. `docker_engine.sh start [ARGUMENT…]` prints the
+# address for DOCKER_HOST, and gives dockerd the arguments when it starts one; `stop` ends it by its
+# pid; both twice without harm. `install` gets the parts from Debian.
+# The directory is FAAS_TEST_DOCKER, by default .faas/docker; the name of the bridge and its subnet
+# follow from it, so any number of Engines live side by side. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-where=${FAAS_TEST_DOCKER:-$PWD/.faas/docker}
+where=$(realpath -m "${FAAS_TEST_DOCKER:-.faas/docker}")
 socket=$where/engine.sock
 pid_file=$where/engine.pid
-bridge=faas-test0
+bridge=faas-$(printf '%s' "$where" | sha256sum | cut -c1-8)
 say() { printf 'docker engine: %s\n' "$*" >&2; }
 fail() {
     printf 'error: %s\n\nhint: %s\n' "$1" "$2" >&2
@@ -46,10 +48,8 @@ start() {
     flock 9
     if ! running_pid >/dev/null; then
         rm -f "$pid_file" "$socket"
-        ip link show "$bridge" >/dev/null 2>&1 || ip link add "$bridge" type bridge
-        ip addr show "$bridge" | grep -q 172.31.255.1 || ip addr add 172.31.255.1/24 dev "$bridge"
-        ip link set "$bridge" up
-        launch
+        make_bridge
+        launch "$@"
     fi
     local try
     for try in $(seq 100); do
@@ -60,7 +60,25 @@ start() {
     printf 'unix://%s\n' "$socket"
 }
 
-launch() {
+# One of the 16384 subnets of 10.64.0.0/10, chosen by the directory; the next one when it is taken.
+make_bridge() {
+    local number try net
+    ip link show "$bridge" >/dev/null 2>&1 || ip link add "$bridge" type bridge
+    ip link set "$bridge" up
+    [[ -z $(ip -4 -o addr show dev "$bridge") ]] || return 0
+    number=$((16#${bridge#faas-} % 16384))
+    for try in $(seq 16); do
+        net=10.$((64 + number / 256)).$((number % 256))
+        if ! { ip -4 route show root "$net.0/24" && ip -4 route show match "$net.0/24"; } | grep -v ^default | grep -q .; then
+            ip addr add "$net.1/24" dev "$bridge"
+            return 0
+        fi
+        number=$(((number + 1) % 16384))
+    done
+    fail "no subnet is free for the Engine's bridge" "see: ip -4 route"
+}
+
+launch() { # ARGUMENT… for dockerd
     # In a mount namespace of its own without the empty cgroup2 beside cgroup1, which crun refuses.
     # shellcheck disable=SC2016
     setsid unshare --mount --propagation private sh -c '
@@ -68,7 +86,7 @@ launch() {
         exec "$@"' sh \
         dockerd --host "unix://$socket" --pidfile "$pid_file" --data-root "$where/data" \
         --exec-root "$where/exec" --bridge "$bridge" --iptables=false --ip-masq=false \
-        --add-runtime "crun=$(command -v crun)" --log-level warn \
+        --add-runtime "crun=$(command -v crun)" --log-level warn "$@" \
         </dev/null >"$where/log" 2>&1 9>&- &
 }
 
@@ -87,7 +105,7 @@ stop() {
 
 case ${1:-} in
     install) install_parts ;;
-    start) start ;;
+    start) start "${@:2}" ;;
     stop) stop ;;
-    *) fail "what to do?" "scripts/docker_engine.sh install | start | stop" ;;
+    *) fail "what to do?" "scripts/docker_engine.sh install | start [ARGUMENT…] | stop" ;;
 esac

@@ -90,19 +90,24 @@ def job(call: JobCall, output: object) -> dict[str, object]:
     }
 
 
-def envelope(status: JobStatus, resource: str, output: bytes) -> dict[str, object]:
-    made = ResultEnvelope(status, inputs_hash_of(b"inputs"), resource_key_of(resource), output)
+def envelope(
+    status: JobStatus, resource: str, output: bytes, receipt: bytes = b""
+) -> dict[str, object]:
+    key = resource_key_of(resource)
+    made = ResultEnvelope(status, inputs_hash_of(b"inputs"), key, output, receipt)
     return {
         "status": int(status),
         "inputsHash": plain(made.inputs_hash),
         "resourceKey": plain(made.resource_key),
         "output": plain(output),
+        "receipt": plain(receipt),
         "encoded": plain(encode_result(made)),
     }
 
 
 def text() -> str:
     good = encode_result(ResultEnvelope(JobStatus.DONE, bytes(32), bytes(32), b"out"))
+    signed = encode_result(ResultEnvelope(JobStatus.DONE, bytes(32), bytes(32), b"out", b"by me"))
     return (
         json.dumps(
             {
@@ -113,6 +118,8 @@ def text() -> str:
                     envelope(JobStatus.DONE, "", encode_output(SAMPLES[0][0].kind, b"hi\n")),
                     envelope(JobStatus.FAILED, "", encode_failure("invalid_argument", "no")),
                     envelope(JobStatus.TIMED_OUT, "", bytes(32)),
+                    envelope(JobStatus.DONE, "inst-1", b"", b"by me"),
+                    envelope(JobStatus.FAILED, "", encode_failure("not_found", "no"), bytes(32)),
                 ],
                 "malformedEnvelopes": {
                     "nothing": "0x",
@@ -122,6 +129,11 @@ def text() -> str:
                     "status 256": plain((256).to_bytes(32) + good[32:]),
                     "offset past the head": plain(good[:96] + (160).to_bytes(32) + good[128:]),
                     "length past the end": plain(good[:128] + (2**255).to_bytes(32) + good[160:]),
+                    "receipt where the output is": plain(
+                        signed[:128] + (160).to_bytes(32) + signed[160:]
+                    ),
+                    "receipt past the end": plain(signed[:-64] + (33).to_bytes(32) + signed[-32:]),
+                    "no receipt in five fields": plain(signed[:-64] + bytes(32)),
                 },
             },
             indent=2,

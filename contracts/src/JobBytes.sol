@@ -33,20 +33,39 @@ library JobBytes {
         return uint256(bytes32(inputs[index * WORD:(index + 1) * WORD]));
     }
 
-    /// @notice Take `abi.encode(uint8 status, bytes32 inputsHash, bytes32 resource, bytes output)` apart. Only
-    /// the one canonical encoding is well formed, so that equal results have equal hashes.
+    /// @notice Take `abi.encode(uint8 status, bytes32 inputsHash, bytes32 resource, bytes output)` apart, which
+    /// may have a fifth field, `bytes receipt`: the operator's signed record, for clients and not read here.
+    /// Only the one canonical encoding is well formed, so that equal results have equal hashes.
     function envelopeOf(bytes calldata outputs) internal pure returns (Envelope memory envelope) {
         uint256 size = outputs.length;
         if (size < ENVELOPE_HEAD + WORD || size % WORD != 0) return envelope;
         uint256 status = headWord(outputs, 0);
-        uint256 length = headWord(outputs, 4);
-        if (status > type(uint8).max || headWord(outputs, 3) != ENVELOPE_HEAD) return envelope;
-        if (length > size || size != ENVELOPE_HEAD + WORD + ((length + WORD - 1) / WORD) * WORD) {
-            return envelope;
-        }
+        if (status > type(uint8).max || _endOfFields(outputs) != size) return envelope;
         envelope.isWellFormed = true;
         envelope.status = uint8(status);
         envelope.inputsHash = bytes32(outputs[WORD:2 * WORD]);
         envelope.resource = bytes32(outputs[2 * WORD:3 * WORD]);
+    }
+
+    /// @dev Where the output ends, or the receipt behind it; zero when they are not where they belong.
+    function _endOfFields(bytes calldata outputs) private pure returns (uint256) {
+        uint256 output = headWord(outputs, 3);
+        if (output == ENVELOPE_HEAD) return _endOf(outputs, output);
+        if (output != ENVELOPE_HEAD + WORD) return 0;
+        uint256 receipt = _endOf(outputs, output);
+        if (receipt == 0 || receipt != headWord(outputs, 4) || headWord(outputs, receipt / WORD) == 0) {
+            return 0;
+        }
+        return _endOf(outputs, receipt);
+    }
+
+    /// @dev Where the bytes end whose length is at `offset`, a whole word; zero when that is outside.
+    function _endOf(bytes calldata outputs, uint256 offset) private pure returns (uint256 end) {
+        uint256 size = outputs.length;
+        if (offset > size - WORD) return 0;
+        uint256 length = headWord(outputs, offset / WORD);
+        if (length > size) return 0;
+        end = offset + WORD + ((length + WORD - 1) / WORD) * WORD;
+        if (end > size) return 0;
     }
 }

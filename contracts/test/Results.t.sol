@@ -74,6 +74,14 @@ contract ResultsTest is ChainFixture {
         _eq(0, _load(assignee));
     }
 
+    function test_result_with_a_receipt_completes() public {
+        bytes memory signed =
+            abi.encode(uint8(2), keccak256(ECHO), bytes32(0), bytes("out"), bytes("receipt"));
+        _answer(assignee, service, call, signed);
+        _eq(Faas.Status.Done, _status(service, call));
+        require(_isCompleted(service, call), "not completed");
+    }
+
     function test_malformed_result_of_another_completes_nothing() public {
         _expectRejected(rival, hex"deadbeef", Faas.Rejection.Malformed);
         _expectStillPending();

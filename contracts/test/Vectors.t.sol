@@ -75,7 +75,7 @@ contract VectorsTest {
     }
 
     function test_contract_reads_the_envelopes() public view {
-        for (uint256 i; i < 4; ++i) {
+        for (uint256 i; i < 6; ++i) {
             string memory path = string(abi.encodePacked(".envelopes[", bytes1(uint8(48 + i)), "]."));
             JobBytes.Envelope memory envelope =
                 this.envelopeOf(vm.parseJsonBytes(vectors, string.concat(path, "encoded")));
@@ -93,13 +93,16 @@ contract VectorsTest {
     }
 
     function test_contract_refuses_what_is_no_envelope() public view {
-        string[6] memory names = [
+        string[9] memory names = [
             "nothing",
             "one byte short",
             "one word long",
             "status 256",
             "offset past the head",
-            "length past the end"
+            "length past the end",
+            "receipt where the output is",
+            "receipt past the end",
+            "no receipt in five fields"
         ];
         for (uint256 i; i < names.length; ++i) {
             string memory path = string.concat(".malformedEnvelopes['", names[i], "']");

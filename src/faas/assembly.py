@@ -155,6 +155,7 @@ def _runtime_options(settings: Settings) -> dict[str, str]:
         "pool_max": str(settings.pool_max),
         "docker_host": settings.docker_address,
         "docker_oci_runtime": settings.docker_oci_runtime,
+        "egress_dns": ",".join(settings.egress_dns),
     }
 
 
@@ -185,11 +186,14 @@ def limit_ceilings(settings: Settings) -> Limits:
 def _executor_settings(settings: Settings, data_dir: DataDir) -> ExecutorSettings:
     return ExecutorSettings(
         data_dir=data_dir.path,
+        ports_url=settings.exposed_url,
         running_max=settings.running_max,
         queued_max=settings.queued_max,
         default_image=settings.default_image,
         pool_size=0 if settings.disable_prewarm else settings.pool_size,
         pool_max=0 if settings.disable_prewarm else settings.pool_max,
+        pool_memory_bytes=settings.pool_memory_mb << 20,
+        pool_reserve_share=settings.pool_reserve_percent / 100,
         pool_limits=default_limits(settings),
         ledger_synchronous="full" if settings.ledger_sync == "full" else "normal",
         cache=CacheLimits(

@@ -78,6 +78,11 @@ class Settings:
     host: str = _setting("127.0.0.1", "Address to listen on; beyond loopback needs api_keys.")
     port: int = _setting(8080, "Port to listen on; 0 takes a free one.", at_least=0, at_most=65535)
     base_url: str = _setting("", "Address clients use, put into links; empty is http://host:port.")
+    ports_url: str = _setting(
+        "",
+        "Where exposed ports of instances are, as https://*.sandboxes.example.com; the star is a"
+        " port's name. Empty is http://*.localhost:port, for browsers on this machine.",
+    )
     data_dir: Path = _setting(  # noqa: RUF009  it only describes the field
         _default_data_dir, "Where the ledger, outputs and images live; one gateway a directory."
     )
@@ -104,6 +109,10 @@ class Settings:
     docker_oci_runtime: str = _setting(
         "", "OCI runtime the Docker Engine is to use; empty is crun where it has it."
     )
+    egress_dns: tuple[str, ...] = _setting(
+        ("1.1.1.1", "9.9.9.9"),
+        "Name servers (IPv4) of sandboxes with egress; a private one is reached for names only.",
+    )
     default_image: str = _setting("host", "Image of a request that names none.")
     image_aliases: dict[str, str] = _setting(  # noqa: RUF009
         lambda: dict(_IMAGE_ALIASES),
@@ -123,6 +132,17 @@ class Settings:
         "Ready sandboxes of all images together; recent demand fills it.",
         at_least=0,
         at_most=4096,
+    )
+    pool_memory_mb: int = _setting(
+        1024,
+        "MiB that ready sandboxes may hold together: half a MiB each, a container 16.",
+        at_least=0,
+    )
+    pool_reserve_percent: int = _setting(
+        5,
+        "When less of the machine's memory is available, nothing is made ready.",
+        at_least=0,
+        at_most=90,
     )
     disable_prewarm: bool = _setting(
         False,  # noqa: FBT003
@@ -229,6 +249,11 @@ class Settings:
     def docker_address(self) -> str:
         """The Docker Engine's address; empty when only its usual socket is left to try."""
         return self.docker_host or os.environ.get("DOCKER_HOST", "")
+
+    @property
+    def exposed_url(self) -> str:
+        """Where exposed ports are."""
+        return self.ports_url or f"http://*.localhost:{self.port}"
 
     @property
     def public_url(self) -> str:
@@ -433,6 +458,22 @@ def _find_file(environment: Mapping[str, str]) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+def _wrong_dns(settings: Settings) -> list[str]:
+    return [
+        f"egress_dns: {server!r} is not an IPv4 address"
+        for server in settings.egress_dns
+        if not _is_ipv4(server)
+    ]
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _contradictions(settings: Settings) -> list[str]:
     found = [
         f"{name}_default is above {name}_max"
@@ -441,6 +482,7 @@ def _contradictions(settings: Settings) -> list[str]:
     ]
     if settings.pool_size > settings.pool_max:
         found.append("pool_size is above pool_max")
+    found.extend(_wrong_dns(settings))
     if not is_loopback(settings.host) and not settings.allow_insecure:
         found.extend(_exposure(settings))
     return found

@@ -14,6 +14,7 @@ FaasError
 ├── ConflictError                   the caller looks again, then decides
 │   ├── AlreadyExistsError
 │   ├── WrongStateError
+│   ├── PortClosedError
 │   ├── IdempotencyConflictError
 │   └── LeaseLostError
 ├── TooLargeError                   the caller sends less
@@ -145,6 +146,13 @@ class WrongStateError(ConflictError):
     """That step is not legal in the present state. Look at the state, then decide."""
 
     code = "wrong_state"
+
+
+class PortClosedError(ConflictError):
+    """Nothing answers at that port of the sandbox. Start the server in it, then try again."""
+
+    code = "port_closed"
+    retryable = True
 
 
 class IdempotencyConflictError(ConflictError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from faas.ids import ExecutionId, InstanceId, SandboxId, TenantId
-from faas.model import ExecutionRecord
+from faas.model import ExecutionRecord, PullStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,56 @@ class InstanceChanged(Event):
     instance_id: InstanceId
     tenant: TenantId
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePullStarted(Event):
+    """An image is being fetched from its registry."""
+
+    reference: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePullProgressed(Event):
+    """More of an image is here. At most a few a second for each layer."""
+
+    reference: str
+    step: PullStep
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePulled(Event):
+    """An image is here, whole."""
+
+    reference: str
+    digest: str
+    by: str
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePullFailed(Event):
+    """An image could not be fetched."""
+
+    reference: str
+    code: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBuilt(Event):
+    """An image was built from a Dockerfile."""
+
+    reference: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRemoved(Event):
+    """A name was forgotten, with what it alone stood for."""
+
+    reference: str
 
 
 @dataclass(frozen=True, slots=True)

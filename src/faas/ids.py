@@ -41,6 +41,13 @@ def _of_time(ms: int) -> str:
     return "".join(_PAIRS[(ms >> shift) & 1023] for shift in range(40, -1, -10))
 
 
+def derived(prefix: str, digest: bytes) -> str:
+    """Make the one id of a digest of at least 16 bytes: who asks again gets the same."""
+    value = int.from_bytes(digest[:16])
+    pairs = [_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)]
+    return f"{prefix}-{''.join(pairs)}"
+
+
 def new_execution_id() -> ExecutionId:
     """Mint the id of one execution (`request_id` on the wire)."""
     return ExecutionId(_mint("exec"))

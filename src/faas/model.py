@@ -31,6 +31,28 @@ class RuntimeChoice(StrEnum):
     MICROVM = "microvm"
 
 
+class PullPolicy(StrEnum):
+    """When an image is fetched from its registry."""
+
+    MISSING = "missing"
+    """When it is not here."""
+    ALWAYS = "always"
+    """Every time, so that a moved tag is noticed."""
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class PullStep:
+    """How far the fetching of an image has come."""
+
+    status: str
+    """In the words of whoever fetches: `Downloading`, `Extracting`, `Pull complete`."""
+    layer: str | None = None
+    """The start of the layer's digest; None is said of the whole image."""
+    current_bytes: int | None = None
+    total_bytes: int | None = None
+
+
 class NetworkMode(StrEnum):
     """What a sandbox may reach."""
 
@@ -107,11 +129,13 @@ class ExecutionSpec:
     """`uid`, `uid:gid`; None is the image's own default."""
     tty: bool = False
     isolation_min: str | None = None
+    """The least rung of `faas.sandbox.isolation` accepted; refused where nothing reaches it."""
     cache_key: str | None = None
     snapshot_id: str | None = None
     branch_from: str | None = None
     instance_id: str | None = None
     """Of mode `persistent`: the instance it runs in, by id or by name."""
+    pull_policy: PullPolicy = PullPolicy.MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +181,8 @@ class ExecutionResult:
     sandbox_id: SandboxId
     cache_hit: bool = False
     snapshot_id: str | None = None
+    runtime_reason: str = ""
+    """Why it ran on `runtime_used`."""
 
     @property
     def stdout_truncated(self) -> bool:

@@ -52,7 +52,7 @@ async def test_what_cannot_be_done_is_answered_as_a_failure(operator, user):
     await operator.start()
     unreadable = await user.submit(b"\xba\xd0")
     failing = await user.submit(encode_call(ExecuteFunction("", ("exit", "3"), (), b"")))
-    snapshot = await user.submit(encode_call(CreateSnapshot("", "name", "")), job=2)
+    snapshot = await user.submit(encode_call(CreateSnapshot("nobody", "name", "")), job=2)
     codes = {}
     for key in (unreadable, failing, snapshot):
         assert (await user.over(key)).status is JobStatus.FAILED
@@ -60,7 +60,7 @@ async def test_what_cannot_be_done_is_answered_as_a_failure(operator, user):
         codes[key] = decode_failure(result.output)[0]
     assert codes[unreadable] == "invalid_argument"
     assert codes[failing] in {"command_failed", "invalid_argument"}
-    assert codes[snapshot] == "unsupported"
+    assert codes[snapshot] == "instance_not_found"
 
 
 async def test_jobs_submitted_while_nobody_served_are_done_at_the_next_start(operator, user):

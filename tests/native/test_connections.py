@@ -57,6 +57,7 @@ def test_another_version_is_refused_with_words(agent):
         HELLO_FRAME + frame(0, 2),
         HELLO_FRAME + frame(9, 2),
         HELLO_FRAME + frame(25, 2),
+        HELLO_FRAME + frame(26, 2),
         HELLO_FRAME + frame(65, 2),
         HELLO_FRAME + frame(255, 2),
         HELLO_FRAME + frame(LIST, 2, b"x"),

@@ -1,5 +1,6 @@
 """Sandboxes made by the launcher: what is inside, what is not, and what is refused."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -55,6 +56,8 @@ from tests.native.wire import EXCLUSIVE, Host, Run, blob, count_of
 pytestmark = pytest.mark.needs_root
 MKDIR, WRITE, UNLINK, RMDIR = range(1, 5)
 CHORES_DONE = 5
+SPARES = 4
+CELL, CHORES = 19, 20
 
 
 @pytest.fixture
@@ -456,7 +459,7 @@ def test_a_malformed_plan_is_refused_and_the_launcher_goes_on(launcher, plan):
     [
         b"\0",
         bytes(8),
-        struct.pack("<BBHI", 4, 0, 0, 1),
+        struct.pack("<BBHI", 5, 0, 0, 1),
         struct.pack("<BBHI", 1, 1, 0, 1),
         bytes(200_000),
     ],
@@ -649,3 +652,87 @@ def test_a_shared_command_cannot_reach_its_supervisor(inside):
     assert command.output == b"survived\n"
     assert b"not permitted" in command.errors
     count_of(command.release())
+
+
+def _spares(launcher, parents, count=2):
+    texts = b"".join(blob(str(parent)) for parent in parents)
+    launcher.send(
+        struct.pack("<BBHI", SPARES, 0, 0, 9)
+        + u32(count)
+        + blob("spare-")
+        + u32(len(parents))
+        + texts
+    )
+    return launcher.expect(9)
+
+
+def _sitting(group):
+    """Spare groups with a process in them."""
+    return [path for path in group.glob("spare-*") if (path / "cgroup.procs").read_text().split()]
+
+
+def _sitters(group):
+    return {path.joinpath("cgroup.procs").read_text().strip() for path in _sitting(group)}
+
+
+@pytest.fixture
+def pids_group():
+    """A control group of the test's, removed with all below it once the launcher has gone."""
+    mount = Path("/sys/fs/cgroup/pids")
+    if not mount.is_dir():
+        pytest.skip("no cgroup v1 pids controller here")
+    group = mount / f"faas-native-spares-{os.getpid()}"
+    group.mkdir()
+    yield group
+    until = time.monotonic() + 20
+    while group.is_dir() and time.monotonic() < until:
+        for path in (*group.glob("*/"), group):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        time.sleep(0.02)
+    assert not group.is_dir()
+
+
+def test_a_sandbox_is_born_in_a_spare_group_that_bears_its_name_then(pids_group, launcher):
+    assert _spares(launcher, [pids_group]).kind == CHORES_DONE
+    until = time.monotonic() + 20
+    while len(_sitting(pids_group)) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    before = _sitters(pids_group)
+    assert len(before) == 2
+    cell = pids_group / "box"
+    limit = u8(WRITE) + blob(blob(str(cell / "pids.max")) + u8(0) + blob("33"))
+    plan = op(CELL, blob(str(cell))) + op(CHORES, blob(limit)) + usual()
+    sandbox = launcher.launch(plan)
+    assert str(sandbox.pid) in (cell / "cgroup.procs").read_text().split()
+    assert (cell / "pids.max").read_text() == "33\n"
+    assert len(before & _sitters(pids_group)) == 1
+    assert ":pids:/\n" in Inside(launcher, sandbox).sh("cat /proc/self/cgroup")
+    os.kill(sandbox.pid, signal.SIGKILL)
+    assert launcher.expect(sandbox.pid).kind == EXITED
+
+
+def test_without_a_spare_a_sandbox_makes_its_group_and_joins_it(pids_group, launcher):
+    cell = pids_group / "box"
+    sandbox = launcher.launch(op(CELL, blob(str(cell))) + usual())
+    assert str(sandbox.pid) in (cell / "cgroup.procs").read_text().split()
+    os.kill(sandbox.pid, signal.SIGKILL)
+    assert launcher.expect(sandbox.pid).kind == EXITED
+
+
+def test_a_limit_that_cannot_be_set_is_told_and_no_sandbox_is_made(pids_group, launcher):
+    assert _spares(launcher, [pids_group], count=1).kind == CHORES_DONE
+    cell = pids_group / "box"
+    limit = u8(WRITE) + blob(blob(str(cell / "no.such.file")) + u8(0) + blob("1"))
+    failure = launcher.try_launch(op(CELL, blob(str(cell))) + op(CHORES, blob(limit)) + usual())
+    assert (failure.step, failure.errno) == ("set limits", errno.ENOENT)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", u32(17) + blob("s") + u32(1) + blob("/x"), u32(1) + blob("a/b") + u32(1) + blob("/x")],
+)
+def test_a_malformed_wish_for_spares_is_refused(launcher, body):
+    launcher.send(struct.pack("<BBHI", SPARES, 0, 0, 9) + body)
+    answer = launcher.expect(9)
+    assert (answer.kind, answer.body[:4]) == (CHORES_DONE, u32(errno.EINVAL))

@@ -14,8 +14,9 @@ HEADER = struct.Struct("<IBBHI")
 WAIT_SECONDS = 20.0
 
 HELLO, EXEC, STDIN, SIGNAL, RESIZE, ATTACH, LIST, RELEASE = range(1, 9)
-STAT, LIST_DIR, READ, WRITE, REMOVE, MKDIR, RENAME, TAR_IN, TAR_OUT = range(16, 25)
+STAT, LIST_DIR, READ, WRITE, REMOVE, MKDIR, RENAME, TAR_IN, TAR_OUT, CONNECT = range(16, 26)
 HELLO_OK, STARTED, OUTPUT, EXIT, STDIN_OK, OK, ERROR, LIST_OK, STAT_OK, DIR_OK, DATA = range(65, 76)
+CONNECTED = 76
 EXCLUSIVE, TTY, STDIN_OPEN, STDIN_FD = 1, 2, 4, 8
 EXITED, SIGNALLED, TIMED_OUT, CANCELLED = range(4)
 
@@ -128,6 +129,7 @@ class Host:
         finally:
             os.close(directory)
         self._buffer = b""
+        self.descriptors: list[int] = []
         self._next_id = 0
         self.pending: list[Frame] = []
         if greet:
@@ -139,6 +141,9 @@ class Host:
 
     def close(self) -> None:
         self.socket.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors.clear()
 
     def new_id(self) -> int:
         self._next_id += 1
@@ -169,9 +174,10 @@ class Host:
                     self._buffer = self._buffer[HEADER.size + length :]
                     return Frame(kind, id_, payload)
             try:
-                got = self.socket.recv(1 << 20)
+                got, descriptors, _, _ = socket.recv_fds(self.socket, 1 << 20, 16)
             except ConnectionResetError as reset:
                 raise ConnectionEndedError from reset
+            self.descriptors += descriptors
             if not got:
                 raise ConnectionEndedError
             self._buffer += got
@@ -199,7 +205,8 @@ class Host:
         """Send a request and return its one answer."""
         number = self.new_id() if id_ is None else id_
         self.send(frame(kind, number, payload, flags), fds)
-        return self.expect(number, HELLO_OK, OK, ERROR, STDIN_OK, LIST_OK, STAT_OK, DIR_OK, DATA)
+        kinds = (HELLO_OK, OK, ERROR, STDIN_OK, LIST_OK, STAT_OK, DIR_OK, DATA, CONNECTED)
+        return self.expect(number, *kinds)
 
     def until_ended(self) -> None:
         """Read until the agent hangs up; a TimeoutError when it does not."""

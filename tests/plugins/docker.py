@@ -44,9 +44,10 @@ def docker_root(tmp_path_factory):
 class Docker:
     """A runtime and the paths it was given."""
 
-    def __init__(self, data_dir: Path, engine: str) -> None:
+    def __init__(self, data_dir: Path, engine: str, **settings: object) -> None:
         self.data_dir = data_dir
         self.engine = engine
+        self._settings = settings
         self.tag = secrets.token_hex(4)
         self.runtime = self.new_runtime()
 
@@ -62,12 +63,14 @@ class Docker:
                 tag=self.tag,
                 binary=packaged_binary(),
                 host=self.engine,
+                **self._settings,
             )
         )
 
-    def containers(self) -> list[str]:
-        """Names of the containers that carry our tag, as the Docker CLI sees them."""
-        argv = ["docker", "-H", self.engine, "ps", "-aq", "--filter", f"label=faas.data={self.tag}"]
+    def containers(self, *, label: str = "faas.sandbox") -> list[str]:
+        """The containers that carry our tag and that label, as the Docker CLI sees them."""
+        filters = [f"--filter=label=faas.data={self.tag}", f"--filter=label={label}"]
+        argv = ["docker", "-H", self.engine, "ps", "-aq", *filters]
         return subprocess.run(argv, stdout=-1, text=True, check=True).stdout.split()
 
 
@@ -79,7 +82,7 @@ async def docker(docker_engine):
     await made.runtime.start()
     yield made
     await made.runtime.aclose()
-    left = made.containers()
+    left = made.containers(label="faas.data")
     work = [path.name for path in (directory / "docker").iterdir()]
     shutil.rmtree(directory)
     assert (left, work) == ([], [])

@@ -35,7 +35,7 @@ class Ran:
 class Embedded:
     """A runtime and the paths it was given."""
 
-    def __init__(self, data_dir: Path, *, tag: str | None = None, **settings: str) -> None:
+    def __init__(self, data_dir: Path, *, tag: str | None = None, **settings: object) -> None:
         self.data_dir = data_dir
         self.tag = tag or secrets.token_hex(4)
         self._settings = settings

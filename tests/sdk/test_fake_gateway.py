@@ -160,7 +160,19 @@ async def test_what_is_not_there_is_not_found_or_unsupported(client: FaaSClient)
     with pytest.raises(ExecutionNotFoundError):
         await client.get_execution("exec-" + "z" * 26)
     with pytest.raises(UnsupportedError):
-        await client.prewarm("alpine:latest", 1)
+        await client.execute("true", isolation="microvm")
+
+
+async def test_pre_warming_says_what_is_ready(client: FaaSClient) -> None:
+    made = await client.prewarm("host", 2)
+    assert (made["image"], made["requested"], made["ready"]) == ("host", 2, made["target"])
+    assert made["complete"] is True
+    row = next(row for row in (await client.pools())["pools"] if row["image"] == "host")
+    assert row["ready"] >= 2
+    assert row["why"]
+    with pytest.raises(InvalidArgumentError):
+        await client.prewarm("host", 1_000_000)
+    assert (await client.prewarm("host", 0))["requested"] == 0
 
 
 async def test_health_and_metrics_have_the_names_of_the_contract(client: FaaSClient) -> None:

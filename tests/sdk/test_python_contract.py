@@ -310,9 +310,18 @@ async def test_an_unknown_execution_is_not_found(client: FaaSClient) -> None:
         await client.get_execution("exec-" + "0" * 26)
 
 
-async def test_later_abilities_say_that_they_are_not_there(client: FaaSClient) -> None:
+async def test_pre_warming_answers_when_they_are_ready(client: FaaSClient) -> None:
+    made = await client.prewarm("host", 2)
+    assert made["complete"]
+    assert made["ready"] >= 2
+    result = await client.execute("true", image="host")
+    assert result.runtime_used == "embedded"
+    assert result.runtime_reason
+
+
+async def test_what_this_host_cannot_do_is_unsupported(client: FaaSClient) -> None:
     with pytest.raises(UnsupportedError):
-        await client.prewarm("alpine:latest", 1)
+        await client.execute("true", isolation="microvm")
 
 
 def test_the_sync_twin_does_the_same(gateway: LiveGateway) -> None:

@@ -68,7 +68,7 @@ def result_of(inputs: bytes) -> bytes:
 class SimulatedWallet:
     address = ME
 
-    def sign(self, transaction: Transaction) -> SignedTransaction:
+    async def sign(self, transaction: Transaction) -> SignedTransaction:
         raw = msgspec.msgpack.encode(transaction)
         return SignedTransaction(transaction.nonce, raw, keccak(raw))
 
@@ -298,5 +298,5 @@ class SimulatedRunner:
         self._fuse.burn()
         return result_of(seen.inputs)
 
-    def failure(self, seen: SeenCall, error: Exception) -> bytes:
+    async def failure(self, seen: SeenCall, error: Exception) -> bytes:
         return keccak(seen.inputs) + b"failed"

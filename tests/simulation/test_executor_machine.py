@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from faas.clock import FakeClock
+from faas.clock import Deadline, FakeClock
 from faas.errors import ConflictError, FaasError, QueueFullError, QuotaExceededError
+from faas.events import ExecutionStarted
 from faas.executor import IdempotencyKey
 from faas.executor.fake import FakePlatform
 from faas.ids import ExecutionId, SandboxId, TenantId
@@ -23,6 +24,7 @@ from faas.tenancy import Principal, Quota, Scope, Tenant
 
 RUNNING_MAX = 3
 QUEUED_MAX = 4
+POOL_MAX = 4
 QUOTA = Quota(running_max=2, queued_max=3)
 
 TENANTS = {
@@ -56,12 +58,14 @@ class Gateway(RuleBasedStateMachine):
         self.known: dict[ExecutionId, Expected] = {}
         self.by_key: dict[tuple[str, str], ExecutionId] = {}
         self.calls: list[asyncio.Future] = []
+        self.warmings: list[asyncio.Future] = []
+        self.used: list[SandboxId] = []
         self.count = 0
         options = {
             "running_max": RUNNING_MAX,
             "queued_max": QUEUED_MAX,
             "pool_size": 2,
-            "pool_max": 4,
+            "pool_max": POOL_MAX,
         }
         self.platform = FakePlatform(self.directory, self.host, options)
         self.do(self.platform.start())
@@ -114,6 +118,23 @@ class Gateway(RuleBasedStateMachine):
             self.platform.executor.execute(self.spec(body), TENANTS[tenant])
         )
         self.calls.append(call)
+        self.do(asyncio.sleep(0))
+
+    @rule(tenant=tenants, count=st.integers(0, 3), image=st.sampled_from(["host", "other"]))
+    def prewarm(self, tenant: str, count: int, image: str) -> None:
+        """Asked for beside everything else; it may wait, fail, or be overtaken by a kill."""
+        spec = ExecutionSpec(argv=("true",), image=image)
+        self.warmings.append(
+            self.loop.create_task(
+                self.platform.executor.prewarm(
+                    spec,
+                    TENANTS[tenant],
+                    count=count,
+                    keep_seconds=20,
+                    deadline=Deadline.after(self.clock, 5.0),
+                )
+            )
+        )
         self.do(asyncio.sleep(0))
 
     @rule(index=indexes)
@@ -195,10 +216,13 @@ class Gateway(RuleBasedStateMachine):
         turning.cancel()
 
     def next_gateway(self) -> None:
-        for call in self.calls:
+        for call in (*self.calls, *self.warmings):
             call.cancel()
-        self.calls = []
+        # Their files are written in threads, which take real time.
+        self.do(asyncio.gather(*self.warmings, return_exceptions=True))
+        self.calls, self.warmings = [], []
         self.do(asyncio.sleep(0))
+        self.used += self.sandboxes_used()
         self.platform = self.do(self.platform.reopen())
 
     def times_started(self, execution_id: ExecutionId) -> int:
@@ -210,7 +234,19 @@ class Gateway(RuleBasedStateMachine):
         stats = self.platform.executor.stats()
         assert stats.running <= RUNNING_MAX
         assert stats.queued <= QUEUED_MAX + RUNNING_MAX
-        assert stats.pools["fake"].ready <= 4
+        pool = stats.pools["fake"]
+        assert pool.ready + pool.making <= POOL_MAX
+        assert pool.kept <= POOL_MAX
+
+    @invariant()
+    def no_sandbox_serves_two(self) -> None:
+        used = self.used + self.sandboxes_used()
+        assert len(used) == len(set(used)), "a sandbox was handed out twice"
+        assert all(len(box.processes) <= 1 for box in self.host.boxes.values())
+
+    def sandboxes_used(self) -> list[SandboxId]:
+        events = self.platform.events
+        return [event.sandbox_id for event in events if isinstance(event, ExecutionStarted)]
 
     @invariant()
     def nothing_ran_twice(self) -> None:
@@ -243,6 +279,12 @@ class Gateway(RuleBasedStateMachine):
         self.host.break_next_starts(0)
         for _ in range(60):
             self.do(self.clock.advance(10))
+        for _ in range(5000):
+            if all(warming.done() for warming in self.warmings):
+                break
+            self.do(asyncio.sleep(0.001))
+            self.do(self.clock.advance(10))
+        self.do(self.clock.advance(10))
         for record, expected in self.loop.run_until_complete(self.look_up()):
             self.check_final(record, expected)
         failed = ExecutionState.FAILED
@@ -255,6 +297,11 @@ class Gateway(RuleBasedStateMachine):
             assert call.done(), "a caller was never answered"
             if not call.cancelled():
                 assert call.exception() is None or isinstance(call.exception(), FaasError)
+        for warming in self.warmings:
+            assert warming.done(), "a pre-warming was never answered"
+            if not warming.cancelled():
+                assert warming.exception() is None or isinstance(warming.exception(), FaasError)
+        assert self.platform.executor.stats().pools["fake"].kept == 2, "a pre-warming never ends"
         assert self.platform.executor.stats().running == 0
         self.do(self.stop())
         assert self.host.boxes == {}, "a sandbox was leaked"

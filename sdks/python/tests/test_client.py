@@ -291,7 +291,6 @@ async def test_an_unknown_id_is_not_found_and_cannot_leave_its_path(
         lambda client: client.exec_instance("inst-1", "true"),
         lambda client: client.stop_instance("inst-1"),
         lambda client: client.delete_instance("inst-1"),
-        lambda client: client.prewarm("alpine:latest", 3),
     ],
 )
 async def test_what_a_gateway_does_not_have_is_unsupported(client: FaaSClient, call: Any) -> None:

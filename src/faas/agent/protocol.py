@@ -57,6 +57,7 @@ class Request(IntEnum):
     RENAME = 22
     TAR_IN = 23
     TAR_OUT = 24
+    CONNECT = 25
 
 
 class Answer(IntEnum):
@@ -73,6 +74,7 @@ class Answer(IntEnum):
     STAT_OK = 73
     DIR_OK = 74
     DATA = 75
+    CONNECTED = 76
 
 
 EXEC_EXCLUSIVE, EXEC_TTY, EXEC_STDIN_OPEN, EXEC_STDIN_FD = 1, 2, 4, 8
@@ -81,6 +83,7 @@ SIGNAL_TREE = 1
 STAT_FOLLOW = 1
 WRITE_TRUNCATE, MAKE_PARENTS = 1, 2
 REMOVE_RECURSIVE = 1
+CONNECT_IPV6 = 1
 
 _ANSWERS = frozenset(int(answer) for answer in Answer)
 _REASONS = (

@@ -4,12 +4,14 @@ Every runtime with our agent inside shares this half; what differs (limits, verd
 is left to the subclass.
 """
 
+import asyncio
 import os
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from faas.agent import archive, files
+from faas.agent import archive, files, ports
 from faas.agent.channel import AgentChannel
 from faas.agent.process import AgentProcess
 from faas.agent.protocol import Request, exec_flags, pack_exec, pack_string
@@ -19,6 +21,9 @@ from faas.ids import SandboxId
 from faas.model import FileInput, Limits
 from faas.sandbox.protocols import Command, FileStat, OutputFiles
 
+_DIALS_MAX = 4
+"""Connections to ports being made at once: the agent has room for eight hosts."""
+
 _REMEMBERED_MAX = 128
 """Ended commands kept for `attach`; the agent remembers at most 256 in all."""
 
@@ -26,9 +31,17 @@ _REMEMBERED_MAX = 128
 class AgentSandbox(ABC):
     """A `Sandbox` over an `AgentChannel`; `_channel` is set by whoever connected it."""
 
-    def __init__(self, sandbox_id: SandboxId, channel: AgentChannel) -> None:
+    def __init__(
+        self,
+        sandbox_id: SandboxId,
+        channel: AgentChannel,
+        *,
+        open_agent: ports.OpenAgent | None = None,
+    ) -> None:
         self._id = sandbox_id
         self._channel = channel
+        self._open_agent = open_agent
+        self._dials = asyncio.Semaphore(_DIALS_MAX)
         self._is_destroyed = False
         self._running: dict[str, AgentProcess] = {}
 
@@ -139,6 +152,11 @@ class AgentSandbox(ABC):
     async def rename(self, source: str, target: str) -> None:
         self._require_alive()
         await files.rename(self._channel, source, target)
+
+    async def connect(self, port: int) -> socket.socket:
+        self._require_alive()
+        async with self._dials:
+            return await ports.connect(self._open_agent, port)
 
     def _require_alive(self) -> None:
         if not self.is_alive:

@@ -4,7 +4,7 @@ from faas.blobs.digest import Digest, digest_of
 from faas.blobs.protocol import BlobStat, BlobStore
 from faas.blobs.refs import RefStore
 from faas.blobs.tiered import TieredBlobStore
-from faas.blobs.urls import open_refs, open_store
+from faas.blobs.urls import open_refs, open_shared, open_store
 
 __all__ = [
     "BlobStat",
@@ -14,5 +14,6 @@ __all__ = [
     "TieredBlobStore",
     "digest_of",
     "open_refs",
+    "open_shared",
     "open_store",
 ]

@@ -52,6 +52,19 @@ def open_refs(
     return TieredRefStore(near, ObjectRefStore(store, prefix=prefix))
 
 
+def open_shared(url: str, *, aws: Mapping[str, str] | None = None) -> tuple[str, BlobStore]:
+    """Open a store that others read and write too, with no local copy before it, and its name: the
+    URL without its options. Also `file:///folder`, for all on one machine.
+
+    Raises:
+        InvalidConfigError: the URL names no store we know.
+    """
+    name = url.partition("?")[0].rstrip("/")
+    if url.startswith("file:///"):
+        return name, LocalBlobStore(Path(urlsplit(url).path))
+    return name, _open_far(url, aws or {})
+
+
 def _open_far(url: str, aws: Mapping[str, str]) -> BlobStore:
     if url.startswith("memory:"):
         return FakeBlobStore()

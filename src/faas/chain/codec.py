@@ -247,15 +247,19 @@ CALLS: Final[dict[JobKind, type[JobCall]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ResultEnvelope:
-    """What an operator hands in: the end, for which inputs, what it made, and the output."""
+    """What an operator hands in: the end, for which inputs, what it made, the output, the proof."""
 
     status: JobStatus
     inputs_hash: bytes
     resource_key: bytes
     output: bytes
+    receipt: bytes = b""
+    """A signed record (`receipts`), a fifth field; four fields when there is none."""
 
 
 _ENVELOPE_TYPES: Final = ("uint8", "bytes32", "bytes32", "bytes")
+_SIGNED_TYPES: Final = (*_ENVELOPE_TYPES, "bytes")
+_OUTPUT_AT: Final = slice(96, 128)
 _ENDS: Final = frozenset({JobStatus.DONE, JobStatus.FAILED, JobStatus.TIMED_OUT})
 _UNREADABLE: Final = (DecodingError, InsufficientDataBytes, UnicodeDecodeError, OverflowError)
 
@@ -339,9 +343,9 @@ def decode_failure(output: bytes) -> tuple[str, str]:
 
 def encode_result(envelope: ResultEnvelope) -> bytes:
     """Write the envelope that `submitResult` carries."""
-    return encode(
-        _ENVELOPE_TYPES,
-        (envelope.status, envelope.inputs_hash, envelope.resource_key, envelope.output),
+    fields = astuple(envelope)
+    return (
+        encode(_SIGNED_TYPES, fields) if envelope.receipt else encode(_ENVELOPE_TYPES, fields[:4])
     )
 
 
@@ -352,8 +356,10 @@ def decode_result(result: bytes) -> ResultEnvelope:
         DataLossError: it is not the one encoding of an end.
     """
     try:
-        status, inputs_hash, resource_key, output = decode(_ENVELOPE_TYPES, result)
-        envelope = ResultEnvelope(JobStatus(status), inputs_hash, resource_key, output)
+        # The output begins right behind the head, so its place says how many fields there are.
+        has_receipt = int.from_bytes(result[_OUTPUT_AT]) == len(_SIGNED_TYPES) * 32
+        status, *rest = decode(_SIGNED_TYPES if has_receipt else _ENVELOPE_TYPES, result)
+        envelope = ResultEnvelope(JobStatus(status), *rest)
     except (*_UNREADABLE, ValueError) as error:
         raise DataLossError("the result is not an envelope") from error
     if envelope.status not in _ENDS or encode_result(envelope) != result:
@@ -364,6 +370,11 @@ def decode_result(result: bytes) -> ResultEnvelope:
 def inputs_hash_of(inputs: bytes) -> bytes:
     """Hash inputs as Tangle does, for the envelope."""
     return keccak(inputs)
+
+
+def resource_of(call: JobCall) -> str:
+    """Name the resource a job is on, by which the contract routes it; "" for none."""
+    return "" if call.kind is JobKind.EXECUTE_FUNCTION else astuple(call)[0]
 
 
 def resource_key_of(resource: str) -> bytes:

@@ -17,6 +17,9 @@ from faas.chain.journal import CallKey
 from faas.chain.rpc import LogEntry, Node
 from faas.errors import ChainUnavailableError
 
+SERVICE_ACTIVE: Final = 1
+"""Of the status in `getService`."""
+
 APPROVAL: Final = (
     "(uint64,((uint8,address),uint16)[],uint256[4],uint256[2],(uint8,bytes32,bytes32,uint64)[])"
 )
@@ -117,6 +120,14 @@ class Tangle:
     SERVICE_REQUESTED = Event("ServiceRequested(uint64,uint64,address,uint8)", "uint8")
 
 
+class StatusRegistry:
+    """What we tell Tangle's registry of heartbeats."""
+
+    HEARTBEAT = Function("submitHeartbeatDirect(uint64,uint64,uint8,bytes)")
+    GO_OFFLINE = Function("goOffline(uint64)")
+    IS_ONLINE = Function("isOnline(uint64,address)", "bool")
+
+
 class Manager:
     """What we ask of our manager."""
 
@@ -131,6 +142,8 @@ class Manager:
     BLUEPRINT_ID = Function("blueprintId()", "uint64")
     INTERFACE_VERSION = Function("interfaceVersion()", "uint32")
     STATUS_REGISTRY = Function("statusRegistry()", "address")
+    SET_STATUS_REGISTRY = Function("setStatusRegistry(address)")
+    HEARTBEAT_INTERVAL = Function("getHeartbeatInterval(uint64)", "bool,uint64")
     REASSIGN = Function("reassign(uint64,uint64)", "address")
 
     JOB_ASSIGNED = Event(
@@ -196,6 +209,18 @@ class Contracts:
             sticky,
             result_hash,
         )
+
+    async def services_of(self, operator: str, *, newest: int = 1000) -> list[int]:
+        """Which active services of our blueprint an operator serves, of the newest ones."""
+        count: int = await self.ask_tangle(Tangle.SERVICE_COUNT)
+        blueprint = await self.ask_manager(Manager.BLUEPRINT_ID)
+        found: list[int] = []
+        for service in range(max(0, count - newest), count):
+            if await self.ask_tangle(Tangle.IS_SERVICE_OPERATOR, service, operator):
+                told = await self.ask_tangle(Tangle.GET_SERVICE, service)
+                if told[0] == blueprint and told[11] == SERVICE_ACTIVE:
+                    found.append(service)
+        return found
 
     async def _ask(
         self, to: str, function: Function, arguments: tuple[object, ...], at: bytes | None

@@ -13,16 +13,23 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from faas import logs
+from faas.chain import gauges
+from faas.chain.approval import Approver
 from faas.chain.contract import Manager
 from faas.chain.feed import Feed
+from faas.chain.heads import NewHeads
+from faas.chain.heartbeat import Heartbeat
 from faas.chain.journal import JobState, Journal
+from faas.chain.quotes import QuoteDesk
 from faas.chain.rpc import Head, NodeRefusedError, RevertedError
 from faas.chain.sender import Sender
 from faas.chain.worker import Worker
 from faas.clock import Clock
-from faas.errors import ChainUnavailableError
+from faas.errors import UnavailableError
 
 _BACK_OFF_SECONDS: Final = 1.0
+_SILENCE_SECONDS: Final = 60.0
+"""A node that is not heard of for so long is a problem somebody should look at."""
 _OPEN: Final = (JobState.SEEN, JobState.RUNNING, JobState.RAN, JobState.SENT)
 
 _log = logs.bind(__name__)
@@ -38,6 +45,21 @@ class DaemonSettings:
     linger_seconds: float = 0.02
     """After a result is there, wait this long for more of them: one transaction carries many."""
     drain_seconds: float = 60.0
+    poll_seconds_connected: float = 2.0
+    """While a WebSocket tells of new blocks; what it misses is found this much later."""
+    approval_seconds: float = 3.0
+    balance_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What an operator may do beside its jobs."""
+
+    heads: NewHeads | None = None
+    heartbeat: Heartbeat | None = None
+    approver: Approver | None = None
+    desk: QuoteDesk | None = None
+    balance: Callable[[], Awaitable[int]] | None = None
 
 
 class Operator:
@@ -52,6 +74,7 @@ class Operator:
         *,
         settings: DaemonSettings,
         clock: Clock,
+        beside: Beside | None = None,
     ) -> None:
         self._journal = journal
         self._feed = feed
@@ -59,7 +82,11 @@ class Operator:
         self._sender = sender
         self._settings = settings
         self._clock = clock
+        self._beside = beside or Beside()
         self._head: Head | None = None
+        self._caught_up_ns: int | None = None
+        self._is_draining = False
+        self._balance: int | None = None
         self._errors = 0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -67,7 +94,11 @@ class Operator:
         again = self._journal.interrupt_all()
         _log.info("operator started", run_again=again, **self._counts())
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._feed_loop()), group.create_task(self._send_loop())]
+            loops = [self._feed_loop(), self._send_loop(), self._balance_loop()]
+            loops += [self._approval_loop()] if self._beside.approver else []
+            loops += [self._beside.heartbeat.run()] if self._beside.heartbeat else []
+            loops += [self._beside.heads.run()] if self._beside.heads else []
+            tasks = [group.create_task(loop) for loop in loops]
             await stop.wait()
             await self._drain()
             for task in tasks:
@@ -76,31 +107,92 @@ class Operator:
 
     def metrics(self) -> str:
         """What it did and how it stands, as Prometheus text."""
-        lines: list[str] = []
-        counters = {f"worker_{name}": count for name, count in asdict(self._worker.counts).items()}
-        if self._sender:
-            sent = asdict(self._sender.counts)
-            counters |= {f"sender_{name}": count for name, count in sent.items()}
-        counters |= {"reorgs": self._feed.reorgs, "errors": self._errors}
-        for name, count in counters.items():
-            lines += [
-                f"# TYPE faas_operator_{name}_total counter",
-                f"faas_operator_{name}_total {count}",
-            ]
-        lines.append("# TYPE faas_operator_jobs gauge")
         counts = self._journal.counts()
-        lines += [f'faas_operator_jobs{{state="{s}"}} {counts.get(s, 0)}' for s in JobState]
-        head = self._head.block.number if self._head else 0
-        lines += ["# TYPE faas_operator_head_block gauge", f"faas_operator_head_block {head}"]
-        return "\n".join(lines) + "\n"
+        return gauges.text(self._values(), {str(s): counts.get(s, 0) for s in JobState})
+
+    def problem(self) -> str | None:
+        """What is wrong now, in a sentence; None when all is well."""
+        age = self._head_age()
+        if age is None or age > _SILENCE_SECONDS:
+            return "the chain node has not been heard of"
+        return None
+
+    def _values(self) -> dict[str, float]:
+        values: dict[str, float] = {
+            f"worker_{name}": count for name, count in asdict(self._worker.counts).items()
+        }
+        if self._sender:
+            values |= {f"sender_{n}": c for n, c in asdict(self._sender.counts).items()}
+            values["chores"] = self._sender.chores
+        values |= {
+            "reorgs": self._feed.reorgs,
+            "lags": self._feed.lags,
+            "errors": self._errors,
+            "running": self._worker.running,
+            "capacity": self._settings.capacity,
+            "draining": int(self._is_draining),
+            "dry": int(self._sender is None),
+            "head_block": self._head.block.number if self._head else 0,
+        }
+        return values | self._values_beside() | self._values_known()
+
+    def _values_beside(self) -> dict[str, float]:
+        values: dict[str, float] = {}
+        if heads := self._beside.heads:
+            values |= {"socket_drops": heads.drops, "socket_connected": int(heads.is_connected)}
+        if beat := self._beside.heartbeat:
+            values |= {"heartbeats_sent": beat.sent, "heartbeats_failed": beat.failed}
+        if desk := self._beside.desk:
+            values |= {"quotes_given": desk.given, "quotes_refused": desk.refused}
+            values["quotes_reserved"] = desk.reserved
+        if approver := self._beside.approver:
+            values["services_approved"] = approver.approved
+        return values
+
+    def _values_known(self) -> dict[str, float]:
+        values: dict[str, float] = {}
+        if (age := self._head_age()) is not None:
+            values["head_age_seconds"] = age
+        if self._balance is not None:
+            values["balance_ether"] = self._balance / 10**18
+        if (nearest := self._journal.nearest_deadline()) is not None and self._head:
+            values["oldest_open_seconds"] = nearest - self._head.timestamp
+        return values
+
+    def _head_age(self) -> float | None:
+        if self._caught_up_ns is None:
+            return None
+        return (self._clock.monotonic_ns() - self._caught_up_ns) / 1e9
 
     async def _feed_loop(self) -> None:
         while True:
             await self._tried(self._poll)
-            await self._clock.sleep(self._settings.poll_seconds)
+            heads = self._beside.heads
+            if heads is None or not heads.is_connected:
+                await self._clock.sleep(self._settings.poll_seconds)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.poll_seconds_connected):
+                    await heads.bell.wait()
+            heads.bell.clear()
+
+    async def _approval_loop(self) -> None:
+        while self._beside.approver and not self._is_draining:
+            await self._tried(self._beside.approver.look)
+            await self._clock.sleep(self._settings.approval_seconds)
+
+    async def _balance_loop(self) -> None:
+        while self._beside.balance:
+            await self._tried(self._look_at_balance)
+            await self._clock.sleep(self._settings.balance_seconds)
+
+    async def _look_at_balance(self) -> None:
+        if self._beside.balance:
+            self._balance = await self._beside.balance()
 
     async def _poll(self) -> None:
         self._head = await self._feed.poll()
+        self._caught_up_ns = self._clock.monotonic_ns()
         self._worker.start_due(self._head)
         self._worker.ran.set()
 
@@ -121,15 +213,20 @@ class Operator:
     async def _tried(self, step: Callable[[], Awaitable[None]]) -> None:
         try:
             await step()
-        except (ChainUnavailableError, NodeRefusedError, RevertedError) as failure:
+        except (UnavailableError, NodeRefusedError, RevertedError) as failure:
             self._errors += 1
-            _log.warning("the chain could not be asked", why=str(failure))
+            _log.warning("the chain or the signer could not be asked", why=str(failure))
             await self._clock.sleep(_BACK_OFF_SECONDS)
 
     async def _drain(self) -> None:
+        self._is_draining = True
+        if self._beside.desk:
+            self._beside.desk.is_open = False
         open_jobs = self._open()
         _log.info("draining", open_jobs=open_jobs)
         await self._tried(self._say_draining)
+        if self._beside.heartbeat:
+            await self._tried(self._beside.heartbeat.leave)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_seconds):
                 while self._open() or (self._sender and self._sender.chores):

@@ -21,7 +21,7 @@ from eth_account.signers.local import LocalAccount
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
-from faas.chain.contract import Tangle
+from faas.chain.contract import Manager, Tangle
 from faas.chain.rpc import Node, Receipt
 from faas.chain.wallet import LocalWallet
 from faas.errors import ChainUnavailableError, InvalidConfigError, UnavailableError
@@ -199,6 +199,7 @@ class _Deployment:
         )
         registry = await self._create("DevStatusRegistry", owner, ())
         await self._send(_blueprint_call(manager), tangle, owner)
+        await self._send(Manager.SET_STATUS_REGISTRY.encode(registry), manager, owner)
         for operator in serving:
             await self._send(_register_call(operator, tangle, capacity), tangle, operator)
         names = [operator.address for operator in serving]

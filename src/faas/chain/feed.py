@@ -2,6 +2,9 @@
 
 The truth is what the node's logs say between the cursor and its head. A range is taken only when,
 after it was read, the block at its end and the cursor before it are still on the node's fork.
+
+A node that is behind the cursor and has nothing that speaks against it lags: it is waited for. When
+it stays behind, the chain has become shorter.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,6 +15,8 @@ from faas import logs
 from faas.chain.journal import Block, CallKey, Journal
 from faas.chain.ports import Chain
 from faas.chain.rpc import Head
+from faas.clock import Clock, SystemClock
+from faas.errors import ChainUnavailableError
 
 RANGE_MAX: Final = 2000
 """Blocks of one query: what public nodes allow."""
@@ -30,20 +35,32 @@ class Feed:
         first_block: int = 0,
         range_max: int = RANGE_MAX,
         on_dropped: Callable[[Iterable[CallKey]], None] | None = None,
+        clock: Clock | None = None,
+        lag_seconds: float = 0,
     ) -> None:
         self._chain = chain
         self._journal = journal
         self._first_block = first_block
         self._range_max = range_max
         self._on_dropped = on_dropped
+        self._clock = clock or SystemClock()
+        self._lag_seconds = lag_seconds
+        self._behind_ns: int | None = None
         self.reorgs = 0
+        self.lags = 0
 
     async def poll(self) -> Head:
-        """Read up to the node's head, and return it: its block is the last that was taken."""
+        """Read up to the node's head, and return it: its block is the last that was taken.
+
+        Raises:
+            ChainUnavailableError: the node is behind what was read before.
+        """
         head = await self._chain.head()
         cursor = self._journal.head()
         if cursor is not None and not await self._is_there(cursor):
+            await self._refuse_lag(head, cursor)
             cursor = await self._go_back()
+        self._behind_ns = None
         while (first := cursor.number + 1 if cursor else self._first_block) <= head.block.number:
             last = await self._read(first, head, cursor)
             if last is None:
@@ -62,6 +79,22 @@ class Feed:
                 return None
         self._journal.see(calls, head=last)
         return last
+
+    async def _refuse_lag(self, head: Head, cursor: Block) -> None:
+        if head.block.number >= cursor.number:
+            return
+        before = self._journal.block_at_most(head.block.number)
+        if before is not None and not await self._is_there(before):
+            return  # what it has speaks against what we read: a reorg
+        now = self._clock.monotonic_ns()
+        if self._behind_ns is None:
+            self._behind_ns = now
+            self.lags += 1
+        if now - self._behind_ns < self._lag_seconds * 1e9:
+            raise ChainUnavailableError(
+                f"the node is at block {head.block.number}, and {cursor.number} was read",
+                hint="a node that lags is waited for",
+            )
 
     async def _go_back(self) -> Block | None:
         ancestor = None

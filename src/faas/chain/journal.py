@@ -60,6 +60,7 @@ class SeenCall:
     inputs_hash: bytes
     deadline: int
     block: Block
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,15 @@ class JournalEntry:
     result: bytes | None
     transaction_hash: bytes | None
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One job's step to its next state."""
+
+    key: CallKey
+    to: JobState
+    result: bytes | None = None
 
 
 _ENDS: Final = frozenset({JobState.CONFIRMED, JobState.REJECTED, JobState.EXPIRED})
@@ -103,6 +113,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     inputs BLOB NOT NULL, inputs_hash BLOB NOT NULL, deadline INTEGER NOT NULL,
     block_number INTEGER NOT NULL, block_hash BLOB NOT NULL,
     state TEXT NOT NULL, result BLOB, transaction_hash BLOB, reason TEXT, settled INTEGER,
+    caller TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (service, call)
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, deadline);
@@ -110,7 +121,7 @@ CREATE INDEX IF NOT EXISTS transactions_by_nonce ON transactions (nonce);
 """
 _COLUMNS: Final = (
     "service, call, job, inputs, inputs_hash, deadline, block_number, block_hash,"
-    " state, result, transaction_hash, reason"
+    " state, result, transaction_hash, reason, caller"
 )
 
 
@@ -122,6 +133,7 @@ class Journal:
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
         self._database.executescript(_SCHEMA)
+        self._complete()
         self._bind(chain_id, manager.lower())
 
     def close(self) -> None:
@@ -141,6 +153,14 @@ class Journal:
             "SELECT hash FROM blocks WHERE number = ?", (number,)
         ).fetchone()
         return row[0] if row else None
+
+    def block_at_most(self, number: int) -> Block | None:
+        """Recall the newest block up to that number."""
+        row = self._database.execute(
+            "SELECT number, hash FROM blocks WHERE number <= ? ORDER BY number DESC LIMIT 1",
+            (number,),
+        ).fetchone()
+        return Block(*row) if row else None
 
     def blocks(self) -> list[Block]:
         """List the blocks that are remembered, newest first."""
@@ -221,6 +241,19 @@ class Journal:
         """It has a result, and will not run again."""
         self._move([key], JobState.RAN, result=result)
 
+    def move_each(self, moves: Sequence[Move]) -> list[WrongStateError | None]:
+        """Make moves in one step; those that are not legal are left out and returned as errors."""
+        refusals: list[WrongStateError | None] = []
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            for move in moves:
+                try:
+                    self._update([move.key], move.to, result=move.result)
+                    refusals.append(None)
+                except WrongStateError as refusal:
+                    refusals.append(refusal)
+        return refusals
+
     def sending(self, keys: Sequence[CallKey], transaction: SignedTransaction) -> None:
         """The results are in this signed transaction, which is about to be sent."""
         with self._database:
@@ -276,6 +309,25 @@ class Journal:
         rows = self._database.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall()
         return {JobState(state): count for state, count in rows}
 
+    def open_jobs(self) -> int:
+        """How many jobs have no result yet."""
+        counts = self.counts()
+        return counts.get(JobState.SEEN, 0) + counts.get(JobState.RUNNING, 0)
+
+    def nearest_deadline(self) -> int | None:
+        """The deadline that comes next, of jobs that are not at their end."""
+        open_states = (JobState.SEEN, JobState.RUNNING, JobState.RAN, JobState.SENT)
+        row = self._database.execute(
+            "SELECT min(deadline) FROM jobs WHERE state IN (?, ?, ?, ?)", open_states
+        ).fetchone()
+        return row[0]
+
+    def _complete(self) -> None:
+        """Add what a journal of an older version lacks."""
+        known = {row[1] for row in self._database.execute("PRAGMA table_info(jobs)")}
+        if "caller" not in known:
+            self._database.execute("ALTER TABLE jobs ADD COLUMN caller TEXT NOT NULL DEFAULT ''")
+
     def _bind(self, chain_id: int, manager: str) -> None:
         row = self._database.execute("SELECT chain, manager FROM meta").fetchone()
         if row is None:
@@ -291,16 +343,20 @@ class Journal:
         known = self.get(call.key)
         if known and (known.state is not JobState.DROPPED):
             return
-        is_same = known is not None and known.seen.inputs_hash == call.inputs_hash
+        # Another caller's call with the same inputs may see other resources: it is another job.
+        is_same = known is not None and (
+            (known.seen.inputs_hash, known.seen.caller) == (call.inputs_hash, call.caller)
+        )
         result = known.result if known and is_same else None
         # A transaction that was sent may be mined yet: a second one would be a second answer.
         sent = known.transaction_hash if known and result is not None else None
         state = JobState.SEEN if result is None else JobState.SENT if sent else JobState.RAN
         self._database.execute(
-            f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL)",  # noqa: S608  our own constant
+            f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL,?)",  # noqa: S608  our own constant
             (
                 *(call.key.service, call.key.call, call.job, call.inputs, call.inputs_hash),
                 *(call.deadline, call.block.number, call.block.hash, state, result, sent),
+                call.caller,
             ),
         )
 
@@ -341,11 +397,11 @@ class Journal:
 
 
 _Row = tuple[
-    int, int, int, bytes, bytes, int, int, bytes, str, bytes | None, bytes | None, str | None
+    int, int, int, bytes, bytes, int, int, bytes, str, bytes | None, bytes | None, str | None, str
 ]
 
 
 def _entry(row: _Row) -> JournalEntry:
     block = Block(row[6], row[7])
-    seen = SeenCall(CallKey(row[0], row[1]), row[2], row[3], row[4], row[5], block)
+    seen = SeenCall(CallKey(row[0], row[1]), row[2], row[3], row[4], row[5], block, row[12])
     return JournalEntry(seen, JobState(row[8]), row[9], row[10], row[11])

@@ -1,23 +1,26 @@
 """A node's JSON-RPC: the dozen calls the operator makes, as bytes and integers.
 
-Over web3's HTTP provider only: its nonce, gas and filter conveniences are what an operator must not
-use. A read can be pinned to a block's hash, so that an answer is never of another fork.
+A read can be pinned to a block's hash, so that an answer is never of another fork. Reads that are
+asked for at the same time travel as one request: an operator asks for a hundred jobs at once.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import aiohttp
-from web3 import AsyncHTTPProvider
-from web3.exceptions import Web3Exception
-from web3.types import RPCEndpoint
+import msgspec
 
 from faas.chain.journal import Block
 from faas.chain.reverts import error_of_revert, read_revert
 from faas.errors import ChainUnavailableError, FaasError
 
 _TIMEOUT_SECONDS: Final = 20.0
+_BATCH_MAX: Final = 50
+"""Calls in one request; public nodes take a hundred and some fewer."""
+_REFUSED: Final = range(400, 429)
+_TOGETHER: Final = frozenset({"eth_call", "eth_getTransactionReceipt"})
 Topics = Sequence[bytes | Sequence[bytes] | None]
 
 
@@ -71,20 +74,32 @@ class Receipt:
     contract_address: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    method: str
+    params: Sequence[object]
+    answer: asyncio.Future[dict[str, Any]]
+
+    def settle(self, answer: dict[str, Any]) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+
 class Node:
     """One node, over HTTP."""
 
     def __init__(self, url: str) -> None:
-        self._provider = AsyncHTTPProvider(
-            url,
-            request_kwargs={"timeout": aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)},
-            exception_retry_configuration=None,
-        )
         self.url = url
+        self._session: aiohttp.ClientSession | None = None
+        self._waiting: list[_Question] = []
+        self._asking: set[asyncio.Task[None]] = set()
+        self._takes_batches = True
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._provider.disconnect()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
 
     async def request(self, method: str, *params: object) -> Any:
         """Ask the node anything.
@@ -94,16 +109,81 @@ class Node:
             RevertedError: a contract refused.
             NodeRefusedError: the node refused.
         """
-        try:
-            answer = await self._provider.make_request(RPCEndpoint(method), list(params))
-        except (aiohttp.ClientError, TimeoutError, OSError, Web3Exception) as failure:
-            raise ChainUnavailableError(
-                f"the chain node at {self.url} does not answer: {failure}",
-                hint="faas chain check",
-            ) from failure
+        if method in _TOGETHER and self._takes_batches:
+            answer = await self._together(method, params)
+        else:
+            answer = await self._alone(method, params)
         if error := cast("dict[str, Any] | None", answer.get("error")):
             raise _refusal(error)
         return answer.get("result")
+
+    async def _alone(self, method: str, params: Sequence[object]) -> dict[str, Any]:
+        answer = await self._post(_message(1, method, params))
+        if not isinstance(answer, dict):
+            raise self._silence("its answer is not JSON-RPC")
+        return cast("dict[str, Any]", answer)
+
+    async def _together(self, method: str, params: Sequence[object]) -> dict[str, Any]:
+        """Ask with whatever else is asked for in this turn of the loop."""
+        loop = asyncio.get_running_loop()
+        question = _Question(method, params, loop.create_future())
+        self._waiting.append(question)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._send_waiting)
+        return await question.answer
+
+    def _send_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for start in range(0, len(waiting), _BATCH_MAX):
+            task = asyncio.ensure_future(self._ask_all(waiting[start : start + _BATCH_MAX]))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _ask_all(self, questions: list["_Question"]) -> None:
+        try:
+            if len(questions) == 1 or not await self._ask_as_one(questions):
+                for question in questions:
+                    question.settle(await self._alone(question.method, question.params))
+        except ChainUnavailableError as failure:
+            for question in questions:
+                if not question.answer.done():
+                    question.answer.set_exception(failure)
+
+    async def _ask_as_one(self, questions: list["_Question"]) -> bool:
+        messages = [
+            _message(number, question.method, question.params)
+            for number, question in enumerate(questions)
+        ]
+        answers = await self._post(messages)
+        if not isinstance(answers, list):
+            self._takes_batches = False  # said as one error for all of it
+            return False
+        by_number = {each.get("id"): each for each in cast("list[dict[str, Any]]", answers)}
+        if not by_number.keys() >= set(range(len(questions))):
+            raise self._silence("it left questions out")
+        for number, question in enumerate(questions):
+            question.settle(by_number[number])
+        return True
+
+    async def _post(self, message: object) -> object:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS),
+                headers={"Content-Type": "application/json"},
+            )
+        try:
+            async with self._session.post(self.url, data=msgspec.json.encode(message)) as answer:
+                if isinstance(message, list) and answer.status in _REFUSED:
+                    return None
+                answer.raise_for_status()
+                return msgspec.json.decode(await answer.read())
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as failure:
+            raise self._silence(str(failure) or "it takes too long") from failure
+
+    def _silence(self, why: str) -> ChainUnavailableError:
+        return ChainUnavailableError(
+            f"the chain node at {self.url} does not answer: {why}", hint="faas chain check"
+        )
 
     async def chain_id(self) -> int:
         """Which chain this is."""
@@ -184,6 +264,10 @@ class Node:
             gas_used=_number(found["gasUsed"]),
             contract_address=found.get("contractAddress"),
         )
+
+
+def _message(number: int, method: str, params: Sequence[object]) -> dict[str, object]:
+    return {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
 
 
 def _refusal(error: dict[str, Any]) -> Exception:

@@ -101,7 +101,7 @@ class Sender:
         """
         async with self._nonces_held:
             gas, fees = await self._gas(to, data), await self._fees(head)
-            signed = self._sign(to, data, gas, fees, await self._next_nonce())
+            signed = await self._sign(to, data, gas, fees, await self._next_nonce())
             self._chores[signed.nonce] = signed
             await self._push(signed, head)
 
@@ -147,7 +147,9 @@ class Sender:
     async def _look_up(self, entry: JournalEntry, head: Head) -> bool:
         """Let the manager decide; whether the result is still to be sent."""
         key = entry.seen.key
-        job = await self._chain.job(key, head.block)
+        job, is_spoilt = await asyncio.gather(
+            self._chain.job(key, head.block), self._chain.is_spoilt(key, head.block)
+        )
         if job.status is JobStatus.NONE:
             return False  # a reorg took the call, and the feed will say so
         if job.is_over:
@@ -156,7 +158,7 @@ class Sender:
         if job.operator != self._chain.operator:
             self._expire(key, f"it was passed on to {job.operator}", head)
             return False
-        if await self._chain.is_spoilt(key, head.block):
+        if is_spoilt:
             self._reject(key, "the manager takes no answer of ours any more", head.block)
             return False
         if entry.state is JobState.SENT:
@@ -194,7 +196,7 @@ class Sender:
         fees = Fees(
             max(raised.max_fee, wanted.max_fee), max(raised.priority_fee, wanted.priority_fee)
         )
-        dearer = self._sign(old.to, old.data, old.gas, fees, old.nonce)
+        dearer = await self._sign(old.to, old.data, old.gas, fees, old.nonce)
         self._journal.sending([entry.seen.key for entry in entries], dearer)
         self.counts.bumped += 1
         await self._push(dearer, head)
@@ -211,7 +213,7 @@ class Sender:
             old = self._wallet.read(signed).fees
             cap = self._settings.max_fee_cap
             fees = old.raised(self._settings.bump_percent, to_at_most=cap)
-            self._chores[nonce] = empty = self._sign(
+            self._chores[nonce] = empty = await self._sign(
                 self._chain.operator, b"", _TRANSFER_GAS, fees, nonce
             )
             self.counts.cancelled += 1
@@ -224,7 +226,7 @@ class Sender:
         if ours and pending < max(ours) and pending not in ours:
             _log.warning("a gap in the nonces is filled", nonce=pending)
             self.counts.gaps_filled += 1
-            signed = self._sign(
+            signed = await self._sign(
                 self._chain.operator, b"", _TRANSFER_GAS, await self._fees(head), pending
             )
             self._chores[pending] = signed
@@ -276,7 +278,7 @@ class Sender:
             for entry in batch:
                 await self._send([entry], head)
             return
-        signed = self._sign(
+        signed = await self._sign(
             self._chain.tangle, data, gas, await self._fees(head), await self._next_nonce()
         )
         self._journal.sending([entry.seen.key for entry in batch], signed)
@@ -305,8 +307,10 @@ class Sender:
                 "the node did not take a transaction", nonce=signed.nonce, why=str(failure)
             )
 
-    def _sign(self, to: str, data: bytes, gas: int, fees: Fees, nonce: int) -> SignedTransaction:
-        return self._wallet.sign(Transaction(to, data, gas, nonce, fees))
+    async def _sign(
+        self, to: str, data: bytes, gas: int, fees: Fees, nonce: int
+    ) -> SignedTransaction:
+        return await self._wallet.sign(Transaction(to, data, gas, nonce, fees))
 
     async def _next_nonce(self) -> int:
         nonces = await self._chain.nonces()

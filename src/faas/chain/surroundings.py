@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
-from faas.chain.contract import Contracts, Manager, Tangle
+from faas.chain.contract import SERVICE_ACTIVE, Contracts, Manager, Tangle
 from faas.chain.rpc import RevertedError
 from faas.clock import Clock
 from faas.errors import ChainUnavailableError, InvalidConfigError
@@ -114,7 +114,7 @@ async def _version(contracts: Contracts) -> Finding:
 async def _service(contracts: Contracts, service: int) -> Finding:
     found = await contracts.ask_tangle(Tangle.GET_SERVICE, service)
     serving = await contracts.ask_tangle(Tangle.GET_SERVICE_OPERATORS, service)
-    is_active = found[11] == 1
+    is_active = found[11] == SERVICE_ACTIVE
     detail = f"service {service} is {'active' if is_active else 'not active'}"
     return Finding("service", is_active, f"{detail}, {len(serving)} operators")
 

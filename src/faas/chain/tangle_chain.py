@@ -1,9 +1,11 @@
 """The real chain behind `ports.Chain`: one node, Tangle, our manager, one account."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from eth_hash.auto import keccak
+from eth_utils.address import to_checksum_address
 
 from faas.chain.contract import (
     ChainJob,
@@ -130,8 +132,8 @@ class TangleChain:
 
     async def _inputs(
         self, keys: Sequence[CallKey], first: int, last: int
-    ) -> dict[CallKey, tuple[int, bytes]]:
-        found: dict[CallKey, tuple[int, bytes]] = {}
+    ) -> "dict[CallKey, _Submission]":
+        found: dict[CallKey, _Submission] = {}
         for start in range(0, len(keys), _TOPICS_MAX):
             found |= await self._submitted(keys[start : start + _TOPICS_MAX], first, last)
         # A call that was passed on to us was submitted long before.
@@ -141,7 +143,7 @@ class TangleChain:
 
     async def _submitted(
         self, keys: Iterable[CallKey], first: int, last: int
-    ) -> dict[CallKey, tuple[int, bytes]]:
+    ) -> "dict[CallKey, _Submission]":
         wanted = set(keys)
         topics = (
             (Tangle.JOB_SUBMITTED.topic, Tangle.JOB_SUBMITTED_FROM_QUOTE.topic),
@@ -152,16 +154,24 @@ class TangleChain:
         return {key_of(entry): _submission(entry) for entry in entries if key_of(entry) in wanted}
 
 
-def _submission(entry: LogEntry) -> tuple[int, bytes]:
+@dataclass(frozen=True, slots=True)
+class _Submission:
+    job: int
+    caller: str
+    inputs: bytes
+
+
+def _submission(entry: LogEntry) -> _Submission:
     is_plain = entry.topics[0] == Tangle.JOB_SUBMITTED.topic
     event = Tangle.JOB_SUBMITTED if is_plain else Tangle.JOB_SUBMITTED_FROM_QUOTE
     fields = event.decode(entry)
-    return fields[0], fields[-1]
+    return _Submission(fields[0], to_checksum_address(fields[1]), fields[-1])
 
 
-def _seen(entry: LogEntry, submission: tuple[int, bytes]) -> SeenCall:
-    job, inputs = submission
+def _seen(entry: LogEntry, found: _Submission) -> SeenCall:
     assigned_job, _attempt, deadline, _sticky = Manager.JOB_ASSIGNED.decode(entry)
-    if job != assigned_job:
+    if found.job != assigned_job:
         raise ChainUnavailableError("Tangle and the manager disagree about a job")
-    return SeenCall(key_of(entry), job, inputs, keccak(inputs), deadline, entry.block)
+    digest = keccak(found.inputs)
+    key = key_of(entry)
+    return SeenCall(key, found.job, found.inputs, digest, deadline, entry.block, found.caller)

@@ -1,15 +1,18 @@
 """The operator's key: what signs, and what a signed transaction is made of.
 
 The key is the one that stands for the stake, so it is read from an encrypted keystore (v3) that
-nobody else may read; a bare key is taken on development chains only. Nonces are the sender's.
+nobody else may read; a bare key is taken on development chains only; `remote_wallet` leaves it in
+another process. Nonces are the sender's.
 """
 
 import json
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
+from coincurve import PrivateKey
 from eth_abi.abi import encode
 from eth_account import Account
 from eth_account.messages import encode_defunct
@@ -60,12 +63,30 @@ class Wallet(Protocol):
         """The account."""
         ...
 
-    def sign(self, transaction: Transaction) -> SignedTransaction:
-        """Sign; the same transaction gives the same bytes."""
+    async def sign(self, transaction: Transaction) -> SignedTransaction:
+        """Sign; the same transaction gives the same bytes.
+
+        Raises:
+            UnavailableError: who holds the key does not answer.
+        """
         ...
 
     def read(self, signed: SignedTransaction) -> Transaction:
         """Take a signed transaction apart, to sign it again with other fees."""
+        ...
+
+    async def sign_receipt(self, digest: bytes) -> bytes:
+        """Sign 32 bytes as a personal message (EIP-191); 65 bytes."""
+        ...
+
+    async def sign_typed(
+        self, domain: Mapping[str, Any], types: Mapping[str, Any], value: Mapping[str, Any]
+    ) -> bytes:
+        """Sign typed data (EIP-712); 65 bytes."""
+        ...
+
+    async def prove_key(self, *, tangle: str, blueprint: int) -> bytes:
+        """The public key, and the proof that its owner registers here: 130 bytes."""
         ...
 
 
@@ -87,34 +108,31 @@ class LocalWallet:
         key = cast("Any", self._account)._key_obj  # noqa: SLF001  eth-account has no public way
         return b"\x04" + key.public_key.to_bytes()
 
-    def sign(self, transaction: Transaction) -> SignedTransaction:
+    async def sign(self, transaction: Transaction) -> SignedTransaction:
         """Sign; the same transaction gives the same bytes."""
-        fields: dict[str, Any] = {
-            "type": 2,
-            "chainId": self._chain_id,
-            "to": transaction.to,
-            "data": transaction.data,
-            "value": 0,
-            "gas": transaction.gas,
-            "nonce": transaction.nonce,
-            "maxFeePerGas": transaction.fees.max_fee,
-            "maxPriorityFeePerGas": transaction.fees.priority_fee,
-        }
-        signed = self._account.sign_transaction(fields)
+        signed = self._account.sign_transaction(fields_of(transaction, self._chain_id))
         return SignedTransaction(
             transaction.nonce, bytes(signed.raw_transaction), bytes(signed.hash)
         )
 
     def read(self, signed: SignedTransaction) -> Transaction:
         """Take a signed transaction apart, to sign it again with other fees."""
-        fields: dict[str, Any] = TypedTransaction.from_bytes(HexBytes(signed.raw)).as_dict()
-        return Transaction(
-            to=to_checksum_address(fields["to"]),
-            data=bytes(fields["data"]),
-            gas=fields["gas"],
-            nonce=fields["nonce"],
-            fees=Fees(fields["maxFeePerGas"], fields["maxPriorityFeePerGas"]),
-        )
+        return read_transaction(signed.raw)
+
+    async def sign_receipt(self, digest: bytes) -> bytes:
+        """Sign 32 bytes as a personal message (EIP-191); 65 bytes."""
+        return self.sign_digest(digest)
+
+    async def sign_typed(
+        self, domain: Mapping[str, Any], types: Mapping[str, Any], value: Mapping[str, Any]
+    ) -> bytes:
+        """Sign typed data (EIP-712); 65 bytes."""
+        account = cast("Any", self._account)
+        return bytes(account.sign_typed_data(dict(domain), dict(types), dict(value)).signature)
+
+    def shared_secret(self, public_key: bytes) -> bytes:
+        """What this key and that public key share: 32 bytes, as libsecp256k1 makes them."""
+        return PrivateKey(bytes(self._account.key)).ecdh(public_key)
 
     def sign_digest(self, digest: bytes) -> bytes:
         """Sign 32 bytes as a personal message (EIP-191); 65 bytes."""
@@ -122,15 +140,62 @@ class LocalWallet:
 
     def key_proof(self, *, tangle: str, blueprint: int) -> bytes:
         """The public key, and the proof that its owner registers here: 130 bytes."""
-        proven = encode(
-            ("bytes32", "uint256", "address", "uint64", "address", "bytes32"),
-            (
-                keccak(b"TangleOperatorKeyProof"),
-                *(self._chain_id, tangle, blueprint, self.address),
-                keccak(self.public_key),
-            ),
+        registration = Registration(self._chain_id, tangle, blueprint, self.address)
+        return self.public_key + self.sign_digest(registration.digest(self.public_key))
+
+    async def prove_key(self, *, tangle: str, blueprint: int) -> bytes:
+        """The same, as wallets of every kind have it."""
+        return self.key_proof(tangle=tangle, blueprint=blueprint)
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a key is proven for."""
+
+    chain_id: int
+    tangle: str
+    blueprint: int
+    registrant: str
+
+    def digest(self, public_key: bytes) -> bytes:
+        """What the key signs, as a personal message."""
+        return keccak(
+            encode(
+                ("bytes32", "uint256", "address", "uint64", "address", "bytes32"),
+                (
+                    keccak(b"TangleOperatorKeyProof"),
+                    *(self.chain_id, self.tangle, self.blueprint, self.registrant),
+                    keccak(public_key),
+                ),
+            )
         )
-        return self.public_key + self.sign_digest(keccak(proven))
+
+
+def fields_of(transaction: Transaction, chain_id: int) -> dict[str, Any]:
+    """Write a transaction of type 2 as signers take it."""
+    return {
+        "type": 2,
+        "chainId": chain_id,
+        "to": transaction.to,
+        "data": transaction.data,
+        "value": 0,
+        "gas": transaction.gas,
+        "nonce": transaction.nonce,
+        "maxFeePerGas": transaction.fees.max_fee,
+        "maxPriorityFeePerGas": transaction.fees.priority_fee,
+    }
+
+
+def read_transaction(raw: bytes) -> Transaction:
+    """Take a signed transaction of type 2 apart."""
+    fields: dict[str, Any] = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
+    return Transaction(
+        to=to_checksum_address(fields["to"]),
+        data=bytes(fields["data"]),
+        gas=fields["gas"],
+        nonce=fields["nonce"],
+        fees=Fees(fields["maxFeePerGas"], fields["maxPriorityFeePerGas"]),
+    )
 
 
 def open_wallet(path: Path, password: str | None, *, chain_id: int) -> LocalWallet:

@@ -1,7 +1,10 @@
 """Runs the jobs of the journal, some at once, each to a stored result.
 
-Running is at least once and the executor makes it once: every run carries the call and its inputs
-as idempotency key, so a run that outlived us is found again and not repeated.
+Running is at least once and what it does is done once. A command carries the call as idempotency
+key, so a run that outlived us is found again; what a job makes is named by its call, so a second
+run finds it made; stop, pause, resume and upload end in the same state however often they run.
+Those that change one instance run one at a time, in the order of their calls: else a pause that is
+run again after a crash could undo a later resume.
 """
 
 import asyncio
@@ -10,15 +13,31 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from faas import logs
-from faas.chain.codec import JobKind, JobStatus
+from faas.chain.codec import JobKind, JobStatus, decode_call, resource_of
 from faas.chain.contract import ChainJob
+from faas.chain.group_commit import GroupCommit
 from faas.chain.journal import CallKey, JobState, Journal, JournalEntry, SeenCall
 from faas.chain.ports import Chain
 from faas.chain.rpc import Head, NodeRefusedError
-from faas.errors import ChainUnavailableError, DeadlineExceededError, FaasError, WrongStateError
+from faas.errors import (
+    DeadlineExceededError,
+    FaasError,
+    InvalidArgumentError,
+    UnavailableError,
+    WrongStateError,
+)
 
 _RETRY_SECONDS: Final = 0.5
 _STATELESS: Final = frozenset({JobKind.EXECUTE_FUNCTION, JobKind.EXECUTE_ADVANCED})
+_IN_ORDER: Final = frozenset(
+    {
+        *(JobKind.CREATE_SNAPSHOT, JobKind.STOP_INSTANCE, JobKind.PAUSE_INSTANCE),
+        *(JobKind.RESUME_INSTANCE, JobKind.EXPOSE_PORT, JobKind.UPLOAD_FILES),
+    }
+)
+_LOOKED_AT_MAX: Final = 2048
+"""Twice the most jobs the contract gives to one operator."""
+_Lane = tuple[int, str, str]
 
 _log = logs.bind(__name__)
 
@@ -34,7 +53,7 @@ class Runner(Protocol):
         """
         ...
 
-    def failure(self, seen: SeenCall, error: FaasError) -> bytes:
+    async def failure(self, seen: SeenCall, error: FaasError) -> bytes:
         """The result of a job that failed."""
         ...
 
@@ -70,7 +89,9 @@ class Worker:
         self._journal = journal
         self._runner = runner
         self._settings = settings
+        self._group = GroupCommit(journal)
         self._tasks: dict[CallKey, asyncio.Task[None]] = {}
+        self._lanes: dict[CallKey, _Lane] = {}
         self.ran = asyncio.Event()
         """Set when a result is stored; the sender clears it."""
         self.counts = WorkCounts()
@@ -85,26 +106,45 @@ class Worker:
         room = self._settings.running_max - len(self._tasks)
         if room <= 0:
             return []
-        waiting = self._journal.in_state(JobState.SEEN, limit=room + len(self._tasks))
-        ready = [e for e in waiting if e.seen.key not in self._tasks and self._is_deep(e, head)]
+        waiting = [
+            entry
+            for entry in self._journal.in_state(JobState.SEEN, limit=_LOOKED_AT_MAX)
+            if entry.seen.key not in self._tasks and self._is_deep(entry, head)
+        ]
+        busy = set(self._lanes.values())
+        first: dict[_Lane, CallKey] = {}
+        for entry in waiting:
+            if lane := _lane_of(entry.seen):
+                first[lane] = min(entry.seen.key, first.get(lane, entry.seen.key))
+        ready = [
+            entry
+            for entry in waiting
+            if (lane := _lane_of(entry.seen)) is None
+            or (lane not in busy and first[lane] == entry.seen.key)
+        ]
         return ready[:room]
 
     def start_due(self, head: Head) -> None:
         """Start what is due."""
         for entry in self.due(head):
+            key = entry.seen.key
+            if lane := _lane_of(entry.seen):
+                self._lanes[key] = lane
             task = asyncio.get_running_loop().create_task(self._guarded(entry, head))
-            self._tasks[entry.seen.key] = task
-            task.add_done_callback(lambda _, key=entry.seen.key: self._tasks.pop(key, None))
+            self._tasks[key] = task
+            task.add_done_callback(lambda done, key=key: self._forget(key, done))
 
     def drop(self, keys: Iterable[CallKey]) -> None:
         """Stop work on calls that a reorg took."""
         for key in keys:
             # Popped here, so that the same call can start anew before this task is gone.
             if task := self._tasks.pop(key, None):
+                self._lanes.pop(key, None)
                 task.cancel()
 
     async def aclose(self) -> None:
         """Stop; what ran is found again by the next start."""
+        self._group.flush()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -120,17 +160,17 @@ class Worker:
             self._journal.expired(key, _why_not(job), block=head.block.number)
             self.counts.expired += 1
             return
-        self._journal.started(key)
+        await self._group.move(key, JobState.RUNNING)
         seconds = entry.seen.deadline - head.timestamp - self._settings.margin_seconds
         result = await self._run(entry.seen, seconds)
-        self._journal.ran(key, result)
+        await self._group.move(key, JobState.RAN, result=result)
         self.counts.ran += 1
         self.ran.set()
 
     async def _run(self, seen: SeenCall, seconds: float) -> bytes:
         if seconds <= 0:
             late = DeadlineExceededError("the deadline was past before the job could run")
-            return self._runner.failure(seen, late)
+            return await self._runner.failure(seen, late)
         try:
             async with asyncio.timeout(seconds):
                 while True:
@@ -141,18 +181,24 @@ class Worker:
                         self.counts.retried += 1
                     await asyncio.sleep(_RETRY_SECONDS)
         except TimeoutError:
-            return self._runner.failure(seen, DeadlineExceededError())
+            return await self._runner.failure(seen, DeadlineExceededError())
 
     async def _guarded(self, entry: JournalEntry, head: Head) -> None:
         try:
             await self.answer(entry, head)
-        except (ChainUnavailableError, NodeRefusedError):
-            _log.warning("a job waits for the node", call=entry.seen.key.call)
+        except (UnavailableError, NodeRefusedError):
+            _log.warning("a job waits for the node or the signer", call=entry.seen.key.call)
+            self._give_back(entry.seen.key)
         except WrongStateError as failure:
             _log.info("a job was taken away while it ran", why=str(failure))
         except Exception:  # noqa: BLE001  one job must not stop the others; it is still in the journal
             _log.error("a job could not be worked on", call=entry.seen.key.call)
             self._give_back(entry.seen.key)
+
+    def _forget(self, key: CallKey, done: "asyncio.Task[None]") -> None:
+        if self._tasks.get(key) is done:
+            del self._tasks[key]
+            self._lanes.pop(key, None)
 
     def _give_back(self, key: CallKey) -> None:
         entry = self._journal.get(key)
@@ -165,6 +211,16 @@ class Worker:
             self._settings.confirmations if is_stateless else self._settings.confirmations_stateful
         )
         return head.block.number - entry.seen.block.number + 1 >= needed
+
+
+def _lane_of(seen: SeenCall) -> _Lane | None:
+    if seen.job not in _IN_ORDER:
+        return None
+    try:
+        resource = resource_of(decode_call(seen.job, seen.inputs))
+    except InvalidArgumentError:
+        return None
+    return (seen.key.service, seen.caller, resource)
 
 
 def _why_not(job: ChainJob) -> str:

@@ -18,10 +18,13 @@ COMMANDS = {
     "instance": "Make, use and delete instances: sandboxes that stay.",
     "snapshot": "Keep, list, compare, merge, move and delete snapshots.",
     "logs": "Print what an execution wrote; -f follows it.",
+    "pools": "Show the warm pools: what each holds, and why.",
+    "prewarm": "Have sandboxes of an image ready before they are asked for.",
     "images": "List, import, pull or remove images.",
     "doctor": "Try each runtime for real; say what is missing and how to get it.",
     "config": "Show every setting and where its value came from.",
     "operator": "Run the jobs of a Tangle service and hand in their results.",
+    "receipt": "Check what operators signed for with their results.",
     "chain": "Run a development chain; check a real one.",
     "bench": "Measure this machine: echo from the pool, on demand, and the floor.",
 }

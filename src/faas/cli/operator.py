@@ -8,10 +8,11 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import AsyncGenerator, Generator
+import socket
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,13 +22,12 @@ from faas.errors import ConflictError, InvalidConfigError
 
 if TYPE_CHECKING:
     from faas.assembly import Platform
+    from faas.chain.carriage import SharedStore
     from faas.chain.contract import Contracts
-    from faas.chain.daemon import Operator
+    from faas.chain.job_context import JobSettings
+    from faas.chain.joined import Joined, OperatorOptions
     from faas.chain.rpc import Node
-    from faas.chain.sender import Sender
-    from faas.chain.wallet import LocalWallet
-
-_METRICS_LINE_MAX = 8192
+    from faas.chain.wallet import Wallet
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,36 +38,72 @@ class _Options:
     service: int | None
     key_file: Path | None
     password_file: Path | None
+    signer_url: str | None
     address: str | None
     register: int | None
-    first_block: int
-    confirmations: int
-    result_confirmations: int
-    max_fee_gwei: float
+    public_url: str
     metrics_port: int | None
+    quote_host: str
+    quote_port: int | None
+    job_store: str | None
+    behaviour: "OperatorOptions"
 
 
 @click.command()
 @click.option("--chain", type=click.Path(path_type=Path), help="chain.json of a development chain.")
 @click.option("--rpc-url", envvar="HTTP_RPC_URL", help="The node, by HTTP.")
+@click.option("--ws-url", envvar="WS_RPC_URL", help="The same by WebSocket: news of blocks.")
 @click.option("--tangle", envvar="TANGLE_CONTRACT", help="Address of Tangle.")
 @click.option("--manager", envvar="MANAGER_CONTRACT", help="Address of the blueprint's manager.")
 @click.option("--service", envvar="SERVICE_ID", type=int, help="The service, to check membership.")
 @click.option(
     "--key-file",
     envvar="KEYSTORE_URI",
-    help="Keystore of the operator; without one it runs dry: jobs run, nothing is handed in.",
+    help="Keystore of the operator; without a key it runs dry: jobs run, nothing is handed in.",
 )
-@click.option("--password-file", type=click.Path(path_type=Path), help="Password of the keystore.")
-@click.option("--address", help="Whose jobs to run dry.")
+@click.option(
+    "--password-file",
+    type=click.Path(path_type=Path),
+    envvar="KEYSTORE_PASSWORD_FILE",
+    help="Password of the keystore.",
+)
+@click.option("--signer-url", envvar="SIGNER_URL", help="A remote signer that holds the key.")
+@click.option("--address", help="The account of the remote signer, or whose jobs to run dry.")
 @click.option("--register", type=int, metavar="N", help="Register first, with a capacity of N.")
+@click.option(
+    "--public-url",
+    default="http://127.0.0.1",
+    show_default=True,
+    help="Where callers find this operator; told with the registration.",
+)
+@click.option("--approve", multiple=True, metavar="ADDRESS", help="Serve who asks; or `any`.")
 @click.option("--first-block", default=0, help="Block of the manager's deployment.")
 @click.option("--confirmations", default=1, show_default=True, help="Blocks before a job runs.")
+@click.option(
+    "--stateful-confirmations",
+    type=int,
+    help="The same for jobs that keep state; without it as --confirmations.",
+)
 @click.option(
     "--result-confirmations", default=1, show_default=True, help="Blocks before a result is final."
 )
 @click.option("--max-fee-gwei", default=200.0, show_default=True, help="Never offer more a gas.")
-@click.option("--metrics-port", type=int, help="Serve Prometheus metrics on loopback.")
+@click.option("--heartbeat-seconds", type=int, help="Beat that often; else as the manager says.")
+@click.option(
+    "--job-store",
+    envvar="FAAS_JOB_STORE_URL",
+    help="Object store of large payloads and outputs: s3://bucket/prefix, file:///folder.",
+)
+@click.option("--metrics-port", type=int, help="Serve metrics and health on loopback.")
+@click.option("--quote-port", type=int, help="Give quotes over HTTP.")
+@click.option("--quote-host", default="127.0.0.1", show_default=True, help="Address for that.")
+@click.option(
+    "--price-wei",
+    "prices",
+    multiple=True,
+    metavar="[JOB=]WEI",
+    help="Price of a quoted job; 0 when not given.",
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="DATA_DIR", help="As serve.")
 @click.option("--set", "others", multiple=True, metavar="NAME=VALUE", help="Any other setting.")
 def command(
@@ -76,23 +112,34 @@ def command(
     data_dir: Path | None,
     others: tuple[str, ...],
     rpc_url: str | None,
+    ws_url: str | None,
     tangle: str | None,
     manager: str | None,
     service: int | None,
     key_file: str | None,
     password_file: Path | None,
+    signer_url: str | None,
     address: str | None,
     register: int | None,
+    public_url: str,
+    approve: tuple[str, ...],
     first_block: int,
     confirmations: int,
+    stateful_confirmations: int | None,
     result_confirmations: int,
     max_fee_gwei: float,
+    heartbeat_seconds: int | None,
+    job_store: str | None,
     metrics_port: int | None,
+    quote_port: int | None,
+    quote_host: str,
+    prices: tuple[str, ...],
 ) -> None:
     """Run jobs of a Tangle service and hand in their results."""
     import uvloop
 
     from faas import logs
+    from faas.chain.joined import OperatorOptions
     from faas.cli.serve import pairs
 
     if chain is not None:
@@ -100,26 +147,43 @@ def command(
 
         known = read_dev_chain(chain)
         rpc_url, tangle = rpc_url or known.http_url, tangle or known.tangle
+        ws_url = ws_url or known.ws_url
         manager, service = manager or known.manager, known.service if service is None else service
     if rpc_url is None or tangle is None or manager is None:
         raise InvalidConfigError(
             "an operator needs --rpc-url, --tangle and --manager, or --chain",
             hint="faas chain dev",
         )
+    price, by_job = _prices(prices)
     options = _Options(
         rpc_url=rpc_url,
-        tangle=tangle,
-        manager=manager,
+        tangle=_address(tangle, "--tangle"),
+        manager=_address(manager, "--manager"),
         service=service,
         key_file=Path(key_file.removeprefix("file://")) if key_file else None,
         password_file=password_file,
-        address=address,
+        signer_url=signer_url,
+        address=_address(address, "--address") if address else None,
         register=register,
-        first_block=first_block,
-        confirmations=confirmations,
-        result_confirmations=result_confirmations,
-        max_fee_gwei=max_fee_gwei,
+        public_url=public_url,
         metrics_port=metrics_port,
+        quote_host=quote_host,
+        quote_port=quote_port,
+        job_store=job_store,
+        behaviour=OperatorOptions(
+            first_block=first_block,
+            confirmations=confirmations,
+            stateful_confirmations=stateful_confirmations or confirmations,
+            result_confirmations=result_confirmations,
+            max_fee_wei=int(max_fee_gwei * 10**9),
+            ws_url=ws_url,
+            approve=frozenset(
+                each if each == "any" else _address(each, "--approve") for each in approve
+            ),
+            heartbeat_seconds=heartbeat_seconds,
+            price_wei=price,
+            prices_wei=by_job,
+        ),
     )
     configuration = load({"data_dir": data_dir} | pairs(others))
     settings = configuration.settings
@@ -141,23 +205,32 @@ async def _serve(configuration: Configuration, options: _Options) -> None:
         node = Node(options.rpc_url)
         stack.push_async_callback(node.aclose)
         contracts = Contracts(node, options.tangle, options.manager)
-        wallet = await _wallet(node, options)
+        wallet = await _wallet(node, options, stack)
         if options.key_file:
             stack.enter_context(_held(options.key_file))
         # The chain first: it is the cheapest thing to be wrong.
         await _prepare(contracts, options, wallet)
         platform = await stack.enter_async_context(open_platform(configuration.settings))
-        operator, sender = await _assemble(platform, contracts, options, wallet, stack)
-        if options.metrics_port is not None:
-            await stack.enter_async_context(_metrics(operator, options.metrics_port))
-        mode = f"for {wallet.address}" if wallet and sender else "dry: nothing is handed in"
+        joined = await _join(platform, contracts, options, wallet, stack)
+        await _open_doors(joined, options, stack)
+        mode = f"for {joined.address}" if wallet else "dry: nothing is handed in"
         render.say(f"operator {mode}, on {options.rpc_url}, manager {options.manager}")
-        await operator.run(stop)
+        await joined.operator.run(stop)
 
 
-async def _wallet(node: "Node", options: _Options) -> "LocalWallet | None":
+async def _wallet(
+    node: "Node", options: _Options, stack: contextlib.AsyncExitStack
+) -> "Wallet | None":
+    from faas.chain.remote_wallet import RemoteWallet
     from faas.chain.wallet import open_wallet
 
+    if options.signer_url is not None:
+        if options.key_file is not None or options.address is None:
+            raise InvalidConfigError("a remote signer goes with --address and without --key-file")
+        wallet = RemoteWallet(options.signer_url, options.address, chain_id=await node.chain_id())
+        stack.push_async_callback(wallet.aclose)
+        stack.enter_context(_claimed(wallet.address))
+        return wallet
     if options.key_file is None:
         return None
     password = None
@@ -179,91 +252,145 @@ def _held(key_file: Path) -> Generator[None]:
         os.close(descriptor)
 
 
-async def _prepare(contracts: "Contracts", options: _Options, wallet: "LocalWallet | None") -> None:
+@contextlib.contextmanager
+def _claimed(address: str) -> Generator[None]:
+    """The same for a key that is no file here: a name that one process of this machine can have."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as claim:
+        try:
+            claim.bind(f"\0faas-operator-{address}")
+        except OSError:
+            raise ConflictError(f"another operator uses the key of {address}") from None
+        yield
+
+
+async def _prepare(contracts: "Contracts", options: _Options, wallet: "Wallet | None") -> None:
     from faas.chain.registration import register
     from faas.chain.surroundings import Expected, look, refuse_bad
     from faas.clock import SystemClock
 
-    if options.register is not None and wallet is not None:
-        await register(contracts, wallet, capacity=options.register)
     operator = wallet.address if wallet else options.address
     if operator is None:
         raise InvalidConfigError("without a key an operator needs --address, and runs dry")
-    service = options.service if wallet else None
+    # Before anything is sent: is this the protocol we know?
+    refuse_bad(await look(contracts, Expected(None, None, None), SystemClock()))
+    if options.register is not None and wallet is not None:
+        await register(contracts, wallet, capacity=options.register, rpc_address=options.public_url)
+    service = options.service if wallet and not options.behaviour.approve else None
     refuse_bad(await look(contracts, Expected(None, operator, service), SystemClock()))
 
 
-async def _assemble(
+async def _join(
     platform: "Platform",
     contracts: "Contracts",
     options: _Options,
-    wallet: "LocalWallet | None",
+    wallet: "Wallet | None",
     stack: contextlib.AsyncExitStack,
-) -> "tuple[Operator, Sender | None]":
-    from faas.assembly import default_limits
-    from faas.chain.contract import Manager
-    from faas.chain.daemon import DaemonSettings, Operator
-    from faas.chain.feed import Feed
-    from faas.chain.handlers import JobRunner, JobSettings
-    from faas.chain.journal import Journal
-    from faas.chain.sender import Sender, SendSettings
-    from faas.chain.tangle_chain import TangleChain
-    from faas.chain.worker import Worker, WorkSettings
+) -> "Joined":
+    from faas.chain.joined import join_operator
     from faas.clock import SystemClock
 
+    return await join_operator(
+        platform.executor,
+        contracts,
+        options.behaviour,
+        jobs=_job_settings(platform, options, await contracts.node.chain_id()),
+        journal_path=platform.data_dir.path / "operator.sqlite",
+        address=wallet.address if wallet else options.address or "",
+        wallet=wallet,
+        store=_shared_store(options.job_store),
+        drain_seconds=platform.settings.drain_seconds,
+        clock=SystemClock(),
+        stack=stack,
+    )
+
+
+def _job_settings(platform: "Platform", options: _Options, chain_id: int) -> "JobSettings":
+    from faas.assembly import default_limits, limit_ceilings
+    from faas.chain.job_context import JobSettings
+
     settings = platform.settings
-    chain_id = await contracts.node.chain_id()
-    address = wallet.address if wallet else options.address or ""
-    path = platform.data_dir.path / "operator.sqlite"
-    journal = Journal(path, chain_id=chain_id, manager=options.manager)
-    stack.callback(journal.close)
-    chain = TangleChain(contracts, address, first_block=options.first_block)
-    found = await contracts.ask_manager(Manager.OPERATORS, address)
-    capacity, is_draining = found[1], found[6]
-    jobs = JobSettings(
+    return JobSettings(
         chain_id=chain_id,
+        manager=options.manager,
         default_image=settings.default_image,
         limits=default_limits(settings),
+        ceilings=limit_ceilings(settings),
         timeout_ms_max=settings.timeout_ms_max,
         tenant_running_max=settings.tenant_running_max,
     )
-    work = WorkSettings(running_max=min(capacity, 256), confirmations=options.confirmations)
-    worker = Worker(chain, journal, JobRunner(platform.executor, jobs), work)
-    feed = Feed(chain, journal, first_block=options.first_block, on_dropped=worker.drop)
-    sender = None
-    if wallet:
-        send = SendSettings(
-            confirmations=options.result_confirmations,
-            max_fee_cap=int(options.max_fee_gwei * 10**9),
-        )
-        sender = Sender(chain, journal, wallet, send)
-        if is_draining:
-            data = Manager.SET_CAPACITY.encode(capacity, False)  # noqa: FBT003  ABI
-            await sender.do(options.manager, data, await chain.head())
-    daemon = DaemonSettings(options.manager, capacity, drain_seconds=settings.drain_seconds)
-    operator = Operator(journal, feed, worker, sender, settings=daemon, clock=SystemClock())
-    return operator, sender
 
 
-@contextlib.asynccontextmanager
-async def _metrics(operator: "Operator", port: int) -> AsyncGenerator[None]:
-    """Answer every request on loopback with the metrics."""
+def _shared_store(url: str | None) -> "SharedStore | None":
+    from faas.blobs import open_shared
+    from faas.chain.carriage import SharedStore
+    from faas.config import aws_variables
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ValueError):
-            await reader.readuntil(b"\r\n\r\n")
-            body = operator.metrics().encode()
-            head = (
-                "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\n"
-                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-            )
-            writer.write(head.encode() + body)
-            await writer.drain()
-        writer.close()
+    return SharedStore(*open_shared(url, aws=aws_variables())) if url else None
 
-    server = await asyncio.start_server(answer, "127.0.0.1", port, limit=_METRICS_LINE_MAX)
-    async with server:
-        yield
+
+async def _open_doors(
+    joined: "Joined", options: _Options, stack: contextlib.AsyncExitStack
+) -> None:
+    from faas.chain.door import keeper_app, quote_app
+
+    operator = joined.operator
+    if options.metrics_port is not None:
+        app = keeper_app(operator.metrics, operator.problem)
+        await _listen(app, "127.0.0.1", options.metrics_port, stack)
+    if options.quote_port is not None:
+        if joined.desk is None:
+            raise InvalidConfigError("without a key no quotes can be signed")
+        app = quote_app(joined.desk, joined.info)
+        await _listen(app, options.quote_host, options.quote_port, stack)
+
+
+async def _listen(app: Any, host: str, port: int, stack: contextlib.AsyncExitStack) -> None:
+    """Serve until the stack unwinds; uvicorn's own signals would take SIGTERM from us."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Generator[None]:
+            yield
+
+    listener = socket.create_server((host, port), backlog=128)
+    server = Server(
+        uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False)
+    )
+    task = asyncio.get_running_loop().create_task(server.serve([listener]))
+    shown = listener.getsockname()
+    render.say(f"listening on http://{shown[0]}:{shown[1]}")
+
+    async def close() -> None:
+        server.should_exit = True
+        await task
+        listener.close()
+
+    stack.push_async_callback(close)
+
+
+def _prices(given: tuple[str, ...]) -> tuple[int, dict[int, int]]:
+    from faas.chain.quotes import QuoteSettings, check_prices
+
+    price, by_job = 0, dict[int, int]()
+    for each in given:
+        job, sign, wei = each.rpartition("=")
+        if not wei.isdecimal() or (sign and not job.isdecimal()):
+            raise InvalidConfigError(f"--price-wei {each} is not [JOB=]WEI")
+        if sign:
+            by_job[int(job)] = int(wei)
+        else:
+            price = int(wei)
+    check_prices(QuoteSettings(1, price, by_job))
+    return price, by_job
+
+
+def _address(text: str, what: str) -> str:
+    from eth_utils.address import is_address, to_checksum_address
+
+    if not is_address(text):
+        raise InvalidConfigError(f"{what} {text[:80]!r} is no address")
+    return to_checksum_address(text)
 
 
 def main() -> None:

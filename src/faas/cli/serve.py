@@ -85,6 +85,7 @@ async def _serve(configuration: Configuration) -> None:
     # The port first: it is the cheapest thing to be wrong, and it is taken before work is taken up.
     listener = _listen(settings)
     with contextlib.closing(listener):
+        settings = replace(settings, port=listener.getsockname()[1])
         async with open_platform(settings) as platform:
             server = _Server(_app(platform), listener)
             await _Watch(server, platform, settings).run()
@@ -237,7 +238,7 @@ class _Watch:
 def _announce(platform: Platform, listener: socket.socket) -> None:
     """Print the first screen: where it is, what works here, and one line to try."""
     settings = platform.settings
-    url = replace(settings, port=listener.getsockname()[1]).public_url
+    url = settings.public_url
     render.say(f"faas {__version__} listens on {url}")
     for name, report in platform.registry.reports().items():
         if report.is_available:

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from faas.docker.seccomp import profile
 from faas.docker.settings import DockerSettings
 from faas.model import Limits
 from faas.sandbox.protocols import SandboxSpec
@@ -21,9 +22,24 @@ RESERVED_UID = 2_147_418_111
 """Owns the directory of the agent's socket; refused as the user of a command."""
 LABEL_DATA = "faas.data"
 LABEL_SANDBOX = "faas.sandbox"
+LABEL_PAUSE = "faas.pause"
 _CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETPCAP", "SETUID"]
 """What the agent keeps for itself; SETPCAP so that changing users takes nothing of it away, and so
 that commands can empty their bounding set."""
+HOSTNAME = "sandbox"
+"""Of every container that joins a pause; another name needs a namespace by the Engine."""
+_SHM_BYTES_MAX = 64 << 20
+"""As the Engine's own default; what is in it counts as the container's memory."""
+_PAUSE_MEMORY_BYTES = 16 << 20
+"""It needs well under one; Engines refuse less than 6."""
+_OOM_SCORE = 500
+"""When the host runs out of memory, sandboxes go before what serves them."""
+_ULIMITS = [
+    {"Name": "core", "Soft": 0, "Hard": 0},
+    {"Name": "nofile", "Soft": 1_024, "Hard": 16_384},
+]
+"""Each descriptor is kernel memory that not every group counts. An Engine that may not raise its
+own limit must have that much. Processes are counted by the group, not by user: users are shared."""
 PIDS_OF_OURS = 8
 """The agent and the supervisors of commands that run side by side."""
 _WRITABLE = {
@@ -62,41 +78,105 @@ def container_config(
     image: str,
     sockets: Path,
     oci_runtime: str | None,
+    pause: str | None = None,
 ) -> dict[str, Any]:
-    """Return the body of the Engine's create call."""
+    """Return the body of the Engine's create call.
+
+    With a `pause` it starts in the network namespace of that container, and has its host name.
+    """
     size = spec.limits.disk_bytes
     host_config: dict[str, Any] = {
+        **_hardened(settings, sockets, oci_runtime),
         **resources(spec.limits),
-        "NetworkMode": "none",
-        "CapDrop": ["ALL"],
+        "NetworkMode": "none" if pause is None else f"container:{pause}",
         "CapAdd": _CAPABILITIES,
-        "SecurityOpt": ["no-new-privileges"],
-        "ReadonlyRootfs": True,
+        "SecurityOpt": ["no-new-privileges", f"seccomp={profile()}"],
+        "ShmSize": min(size, _SHM_BYTES_MAX),
         "Tmpfs": {
             path: f"rw,nosuid,nodev,exec,size={size},mode={mode}"
             for path, mode in _WRITABLE.items()
         },
+    }
+    host_config["Mounts"] += [
+        _volume(path, size) for path in spec.root.volumes if path not in _WRITABLE
+    ]
+    config = _body(settings, image, (LABEL_SANDBOX, str(spec.id)), host_config)
+    config["Entrypoint"] = [AGENT, "agent", "--listen", f"{_SOCKETS}/agent.sock"]
+    if pause is None:
+        config["Hostname"] = spec.hostname
+    return config
+
+
+def pause_config(
+    name: str,
+    settings: DockerSettings,
+    *,
+    image: str,
+    sockets: Path,
+    oci_runtime: str | None,
+) -> dict[str, Any]:
+    """Return the body of the create call for a container that only makes network namespaces.
+
+    The containers that join it get its host name and its name servers; they cannot write either.
+    """
+    host_config: dict[str, Any] = {
+        **_hardened(settings, sockets, oci_runtime),
+        "NetworkMode": "none",
+        "Dns": list(settings.egress_dns),
+        "CapAdd": ["DAC_OVERRIDE", "NET_ADMIN", "SYS_ADMIN"],
+        "SecurityOpt": ["no-new-privileges", f"seccomp={profile('unshare')}"],
+        "Memory": _PAUSE_MEMORY_BYTES,
+        "MemorySwap": _PAUSE_MEMORY_BYTES,
+        "PidsLimit": 4,
+    }
+    config = _body(settings, image, (LABEL_PAUSE, name), host_config)
+    config["Entrypoint"] = [AGENT, "pause", "--listen", f"{_SOCKETS}/agent.sock"]
+    config["Hostname"] = HOSTNAME
+    return config
+
+
+def _hardened(settings: DockerSettings, sockets: Path, oci_runtime: str | None) -> dict[str, Any]:
+    """What every container of ours has in common."""
+    common: dict[str, Any] = {
+        "Privileged": False,
+        "CapDrop": ["ALL"],
+        "ReadonlyRootfs": True,
         "Mounts": [
             _bind(settings.binary, AGENT, is_read_only=True),
             _bind(sockets, _SOCKETS, is_read_only=False),
         ],
         "IpcMode": "private",
-        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
+        "CgroupnsMode": "private",
+        "Ulimits": _ULIMITS,
+        "OomScoreAdj": _OOM_SCORE,
         "LogConfig": {"Type": "none"},
         "RestartPolicy": {"Name": "no"},
     }
-    if oci_runtime is not None:
-        host_config["Runtime"] = oci_runtime
+    return common if oci_runtime is None else {**common, "Runtime": oci_runtime}
+
+
+def _body(
+    settings: DockerSettings, image: str, label: tuple[str, str], host_config: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "Image": image,
-        "Entrypoint": [AGENT, "agent", "--listen", f"{_SOCKETS}/agent.sock"],
         "Cmd": [],
+        # An image's own check would run commands of its choice beside ours, again and again.
+        "Healthcheck": {"Test": ["NONE"]},
         "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
         "User": "0:0",
         "WorkingDir": "/",
-        "Hostname": spec.hostname,
-        "Labels": {LABEL_DATA: settings.tag, LABEL_SANDBOX: spec.id},
+        "Labels": {LABEL_DATA: settings.tag, label[0]: label[1]},
         "HostConfig": host_config,
+    }
+
+
+def _volume(path: str, size: int) -> dict[str, Any]:
+    """What an image declares a volume is memory like the rest: on disk it would have no bound."""
+    return {
+        "Type": "tmpfs",
+        "Target": path,
+        "TmpfsOptions": {"SizeBytes": size, "Mode": 0o1777},
     }
 
 

@@ -13,6 +13,8 @@ from typing import Any, cast
 
 import aiodocker
 import aiohttp
+from aiodocker.networks import DockerNetwork
+from aiodocker.volumes import DockerVolume
 
 from faas.errors import InternalError, NotFoundError, RuntimeUnavailableError
 
@@ -59,6 +61,16 @@ class Engine:
                 hint="apt-get install docker.io, or set DOCKER_HOST",
             ) from failure
 
+    @property
+    def client(self) -> aiodocker.Docker:
+        """The client below, for calls that live in a file of their own."""
+        return self._docker
+
+    def url(self, path: str) -> str:
+        """Return the whole address of a path of the API."""
+        base = self._docker.docker_host.replace("unix://", "http://").replace("tcp://", "http://")
+        return f"{base}/{self._docker.api_version}/{path}"
+
     async def aclose(self) -> None:
         """Close the connection."""
         await self._docker.close()
@@ -95,16 +107,12 @@ class Engine:
 
     async def limit(self, name: str, resources: Json) -> None:
         """Change the limits of a container."""
-        async with _translated("update"):
-            base = self._docker.docker_host.replace("unix://", "http://").replace(
-                "tcp://", "http://"
-            )
-            url = f"{base}/{_API}/containers/{name}/update"
-            async with self._docker.session.post(url, json=resources) as answer:
-                if answer.status >= 400:  # noqa: PLR2004
-                    body = cast("Json", await answer.json())
-                    message = str(body.get("message"))
-                    raise aiodocker.exceptions.DockerError(answer.status, message)
+        url = self.url(f"containers/{name}/update")
+        async with (
+            _translated("update"),
+            self._docker.session.post(url, json=resources) as answer,
+        ):
+            await check_answer(answer)
 
     async def remove(self, name: str) -> bool:
         """Kill and remove a container with its volumes; False when it was gone already."""
@@ -124,6 +132,38 @@ class Engine:
         async with _translated("list"):
             found = await self._docker.containers.list(all=True, filters={"label": [label]})
             return [cast("Json", one._container) for one in found]  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+    async def labelled_networks(self, label: str) -> list[Json]:
+        """List every network that carries a label."""
+        async with _translated("list networks"):
+            found = await self._docker.networks.list(filters={"label": [label]})
+            return [cast("Json", one) for one in found]
+
+    async def remove_network(self, name: str) -> bool:
+        """Remove a network; False when it was gone already."""
+        try:
+            async with _translated("remove network"):
+                network = DockerNetwork(self._docker, name)
+                await _to_its_end(network.delete())
+        except NotFoundError:
+            return False
+        return True
+
+    async def labelled_volumes(self, label: str) -> list[Json]:
+        """List every volume that carries a label."""
+        async with _translated("list volumes"):
+            found = await self._docker.volumes.list(filters={"label": [label]})
+            return [cast("Json", one) for one in found.get("Volumes") or ()]
+
+    async def remove_volume(self, name: str) -> bool:
+        """Remove a volume; False when it was gone already."""
+        try:
+            async with _translated("remove volume"):
+                volume = DockerVolume(self._docker, name)
+                await _to_its_end(volume.delete())
+        except NotFoundError:
+            return False
+        return True
 
     async def has_image(self, name: str) -> bool:
         """Whether the Engine has an image."""
@@ -150,6 +190,17 @@ class Engine:
         async with asyncio.timeout(_SECONDS_MAX):
             while await self.inspect(name) is not None:  # noqa: ASYNC110  the Engine has no signal for it
                 await asyncio.sleep(0.05)
+
+
+async def check_answer(answer: aiohttp.ClientResponse) -> None:
+    """Raise what the Engine refused, as its client would."""
+    if answer.status < 400:  # noqa: PLR2004
+        return
+    try:
+        message = str(cast("Json", await answer.json()).get("message"))
+    except (ValueError, aiohttp.ClientError):
+        message = "no reason given"
+    raise aiodocker.exceptions.DockerError(answer.status, message)
 
 
 async def _to_its_end(call: Coroutine[object, object, object]) -> None:
@@ -198,3 +249,7 @@ def _unavailable(what: str) -> RuntimeUnavailableError:
         f"the Docker Engine does not answer ({what})",
         hint="systemctl start docker, or check FAAS_DOCKER_HOST",
     )
+
+
+translated = _translated
+"""For the calls about images (`image_calls`): the Engine's refusals as our errors."""

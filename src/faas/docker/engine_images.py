@@ -22,7 +22,7 @@ from faas.sandbox.protocols import RootFilesystem
 if TYPE_CHECKING:
     from faas.docker.engine import Engine
 
-_REPOSITORY = "faas-image"
+REPOSITORY = "faas-image"
 
 
 class EngineImages:
@@ -43,12 +43,14 @@ class EngineImages:
             UnsupportedError: the image is `host`.
             ImageNotFoundError: the tree is gone.
         """
+        if root.keeper is not None:
+            return await self._kept(root)
         if root.path is None:
             raise UnsupportedError(
                 "the docker runtime needs an image; `host` is only for the embedded runtime",
                 hint="faas images pull alpine:latest, or import one, and name it",
             )
-        name = f"{_REPOSITORY}:{root.digest.removeprefix('sha256:')}"
+        name = f"{REPOSITORY}:{root.digest.removeprefix('sha256:')}"
         if name in self._ready:
             return name
         async with self._locks.setdefault(name, asyncio.Lock()):
@@ -58,6 +60,18 @@ class EngineImages:
                 self._ready.add(name)
         self._locks.pop(name, None)
         return name
+
+    async def _kept(self, root: RootFilesystem) -> str:
+        """An image of the Engine's own runs by its id; it may be removed behind our back."""
+        if root.digest not in self._ready:
+            if not await self._engine.has_image(root.digest):
+                raise ImageNotFoundError(
+                    "the image was removed from the Docker Engine",
+                    hint="run it again with pull_policy missing or always",
+                    details={"digest": root.digest},
+                )
+            self._ready.add(root.digest)
+        return root.digest
 
     def forget(self, name: str) -> None:
         """Look again next time: the Engine says it does not have it any more."""

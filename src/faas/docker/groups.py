@@ -15,6 +15,7 @@ class ContainerGroups:
     """The groups of one container; a counter is None where this host does not show it."""
 
     def __init__(self, pid: int) -> None:
+        self.pid = pid
         groups = _groups(pid)
         unified = groups.get("")
         memory, cpu = groups.get("memory", unified), groups.get("cpuacct", unified)
@@ -23,6 +24,7 @@ class ContainerGroups:
         self._quota = groups.get("cpu", unified)
         self._pids = groups.get("pids", unified)
         self._peak = _file(memory, "memory.max_usage_in_bytes" if is_v1 else "memory.peak")
+        self._held = _file(memory, "memory.usage_in_bytes" if is_v1 else "memory.current")
         self._oom = _file(memory, "memory.oom_control" if is_v1 else "memory.events")
         self._cpu = _file(cpu, "cpuacct.usage" if is_v1 else "cpu.stat")
         self._is_v1 = is_v1
@@ -37,6 +39,12 @@ class ContainerGroups:
     def memory_peak_bytes(self) -> int | None:
         """The most memory that was held at once."""
         return _first(self._peak)
+
+    def memory_bytes(self) -> int | None:
+        """Memory held now, without what the kernel can drop at once."""
+        held, word = _first(self._held), "total_inactive_file" if self._is_v1 else "inactive_file"
+        stat = _file(self._memory, "memory.stat")
+        return None if held is None else held - (_keyed(stat, word) or 0)
 
     def oom_kills(self) -> int | None:
         """How often the out-of-memory killer struck."""

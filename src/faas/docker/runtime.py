@@ -10,6 +10,7 @@ takes back or away those, and touches nothing else of the Engine's.
 """
 
 import asyncio
+import os
 import platform
 import tempfile
 from collections.abc import Set as AbstractSet
@@ -22,17 +23,22 @@ from faas.cleanup import Cleanup
 from faas.clock import Clock, SystemClock
 from faas.docker.container import (
     AGENT,
+    HOSTNAME,
     LABEL_DATA,
-    LABEL_SANDBOX,
     container_config,
     container_name,
     resources,
 )
+from faas.docker.credentials import DockerLogins
 from faas.docker.engine_images import EngineImages
 from faas.docker.groups import ContainerGroups
+from faas.docker.pauses import Pauses
+from faas.docker.reclaim import reclaim
 from faas.docker.sandbox import DockerSandbox, Upkeep
 from faas.docker.settings import DockerSettings
+from faas.docker.shelf import EngineShelf
 from faas.docker.work_dir import Meta, WorkDir
+from faas.egress import EgressNetwork
 from faas.errors import (
     AlreadyExistsError,
     FaasError,
@@ -75,6 +81,12 @@ class DockerRuntime:
         self._sandboxes: dict[SandboxId, DockerSandbox] = {}
         self._engine: Engine | None = None
         self._images: EngineImages | None = None
+        self._shelf: EngineShelf | None = None
+        self._pauses: Pauses | None = None
+        """None where namespaces cannot be looked at from here: then the Engine makes them."""
+        self._egress = EgressNetwork(
+            f"{settings.tag[:8]}d", dns=settings.egress_dns, host_namespace=settings.egress_host
+        )
         self._oci_runtime: str | None = None
         self._isolation = "docker"
 
@@ -84,12 +96,24 @@ class DockerRuntime:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        return frozenset({Capability.ADOPT, Capability.TTY})
+        able = {Capability.ADOPT, Capability.TTY, Capability.PORTS}
+        return frozenset(able | ({Capability.EGRESS} if self._has_egress else set()))
+
+    @property
+    def _has_egress(self) -> bool:
+        return self._egress.is_available
 
     @property
     def isolation(self) -> str:
         """What stands between a command and this host."""
         return self._isolation
+
+    @property
+    def shelf(self) -> EngineShelf:
+        """The Engine's own images."""
+        if self._shelf is None:
+            raise RuntimeUnavailableError("the docker runtime was not started")
+        return self._shelf
 
     async def start(self) -> None:
         if self._engine is not None:
@@ -110,7 +134,21 @@ class DockerRuntime:
             scratch=self._settings.work_dir,
             architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
         )
+        self._shelf = open_shelf(engine, self._settings)
         self._engine = engine
+        if os.geteuid() == 0:
+            self._pauses = Pauses(
+                engine,
+                self._settings,
+                image=self._empty_image,
+                oci_runtime=self._oci_runtime,
+            )
+
+    async def _empty_image(self) -> str:
+        """An image of nothing: pauses and the probe run the agent only, which is bound in."""
+        _, images = self._opened()
+        with tempfile.TemporaryDirectory(dir=self._settings.work_dir, prefix="empty-") as directory:
+            return await images.ensure(_empty_root(Path(directory)))
 
     def _settle(self, facts: "EngineFacts") -> None:
         if facts.has_userns:
@@ -149,8 +187,7 @@ class DockerRuntime:
         """Run the one program every container has: the agent."""
         with tempfile.TemporaryDirectory(dir=self._settings.work_dir, prefix="probe-") as directory:
             place = Path(directory)
-            (place / "tree" / "tmp").mkdir(parents=True)
-            root = RootFilesystem(digest="sha256:probe", path=place / "tree")
+            root = _empty_root(place)
             sandbox = await self.create(SandboxSpec(id=new_sandbox_id(), root=root))
             try:
                 output = OutputFiles(place / "out", place / "err")
@@ -161,9 +198,10 @@ class DockerRuntime:
                 await sandbox.destroy("probed")
 
     async def create(self, spec: SandboxSpec) -> DockerSandbox:
-        if spec.network is not NetworkMode.NONE:
+        if spec.network is NetworkMode.EGRESS and not self._has_egress:
             raise UnsupportedError(
-                f"the docker runtime has no network {spec.network.value} yet",
+                "the docker runtime has no network egress here",
+                hint="run the gateway as root, and apt-get install nftables",
                 details={"supported": [NetworkMode.NONE.value]},
             )
         if spec.id in self._sandboxes:
@@ -178,18 +216,42 @@ class DockerRuntime:
         return sandbox
 
     async def _create(self, spec: SandboxSpec, cleanup: Cleanup) -> DockerSandbox:
-        engine, images = self._opened()
+        _, images = self._opened()
         image = await images.ensure(spec.root)
         meta = Meta(spec.root.digest, self._isolation, spec.root.env)
-        work_dir, name = self._places(spec.id)
+        work_dir, _ = self._places(spec.id)
         cleanup.push(partial(self._release, spec.id))
         work_dir.create(meta)
+        state = await self._started(spec, image, work_dir)
+        channel = await self._greeted(work_dir)
+        cleanup.push(partial(channel.close, "creation failed"))
+        return self._take_up(spec.id, meta, channel, state)
+
+    async def _started(self, spec: SandboxSpec, image: str, work_dir: WorkDir) -> Json:
+        """Create and start the container, in a network namespace of its own; say what it is."""
+        pauses = self._pauses
+        if pauses is None or (spec.hostname != HOSTNAME and spec.network is NetworkMode.NONE):
+            return await self._start_in(None, spec, image, work_dir)
+        async with pauses.lend() as pause:
+            if spec.network is NetworkMode.EGRESS:
+                await self._egress.attach(pause.namespace)
+            state = await self._start_in(pause.name, spec, image, work_dir)
+            if not pause.is_in(_pid(state)):
+                raise SandboxBrokenError("a container is not in the network made for it")
+            return state
+
+    async def _start_in(
+        self, pause: str | None, spec: SandboxSpec, image: str, work_dir: WorkDir
+    ) -> Json:
+        engine, images = self._opened()
+        _, name = self._places(spec.id)
         config = container_config(
             spec,
             self._settings,
             image=image,
             sockets=work_dir.sockets,
             oci_runtime=self._oci_runtime,
+            pause=pause,
         )
         try:
             await engine.create(name, config)
@@ -197,10 +259,7 @@ class DockerRuntime:
             images.forget(image)
             await engine.create(name, {**config, "Image": await images.ensure(spec.root)})
         await engine.start(name)
-        channel = await self._greeted(work_dir)
-        cleanup.push(partial(channel.close, "creation failed"))
-        state = await engine.inspect(name)
-        return self._take_up(spec.id, meta, channel, state or {})
+        return await engine.inspect(name) or {}
 
     async def _greeted(self, work_dir: WorkDir) -> AgentChannel:
         """Connect as soon as the agent listens; the Engine says only that it was executed."""
@@ -227,7 +286,7 @@ class DockerRuntime:
         self, sandbox_id: SandboxId, meta: Meta, channel: AgentChannel, state: Json
     ) -> DockerSandbox:
         engine, _ = self._opened()
-        _, name = self._places(sandbox_id)
+        work_dir, name = self._places(sandbox_id)
 
         async def limit(limits: Limits) -> None:
             await engine.limit(name, resources(limits))
@@ -236,8 +295,9 @@ class DockerRuntime:
             sandbox_id,
             meta,
             channel=channel,
-            groups=ContainerGroups(int(state.get("State", {}).get("Pid", 0))),
+            groups=ContainerGroups(_pid(state)),
             upkeep=Upkeep(limit, partial(self._release, sandbox_id)),
+            open_agent=work_dir.connect,
         )
         self._sandboxes[sandbox_id] = sandbox
         return sandbox
@@ -273,26 +333,25 @@ class DockerRuntime:
 
     async def reclaim(self, *, keep: AbstractSet[SandboxId]) -> ReclaimReport:
         engine, _ = self._opened()
-        kept = {str(one) for one in keep | self._sandboxes.keys()}
-        removed = 0
-        for container in await engine.labelled(f"{LABEL_DATA}={self._settings.tag}"):
-            sandbox_id = str(container.get("Labels", {}).get(LABEL_SANDBOX, ""))
-            if sandbox_id not in kept:
-                removed += await engine.remove(str(container["Id"]))
-        files = 0
-        for path in self._settings.work_dir.iterdir():
-            if path.name not in kept:
-                WorkDir(path).remove()
-                files += 1
-        return ReclaimReport(sandboxes=removed, processes=removed, files=files)
+        kept = {str(one) for one in keep | self._sandboxes.keys()} | self._pause_names()
+        report = await reclaim(engine, self._settings, kept=kept)
+        await self._egress.reclaim()
+        return report
 
     async def aclose(self, *, leave_running: AbstractSet[SandboxId] = frozenset()) -> None:
         if self._engine is None:
             return
         async with Cleanup() as cleanup:
+            stay = bool(leave_running & self._sandboxes.keys())
+            cleanup.push(partial(self._egress.aclose, sandboxes_stay=stay))
             cleanup.push(self._engine.aclose)
+            if self._pauses is not None:
+                cleanup.push(self._pauses.aclose)
             cleanup.push(partial(self._empty, leave_running))
-        self._engine = self._images = None
+        self._engine = self._images = self._shelf = self._pauses = None
+
+    def _pause_names(self) -> frozenset[str]:
+        return frozenset() if self._pauses is None else self._pauses.names
 
     async def _empty(self, leave_running: AbstractSet[SandboxId]) -> None:
         sandboxes = list(self._sandboxes.values())
@@ -334,6 +393,24 @@ def _connect(host: str | None) -> "Engine":
             hint="pip install 'faas-platform[docker]'",
         ) from failure
     return Engine.connect(host)
+
+
+def open_shelf(engine: "Engine", settings: DockerSettings) -> EngineShelf:
+    """Open the images of an Engine."""
+    from faas.docker.image_calls import ImageCalls  # noqa: PLC0415  as `_connect`
+
+    logins = DockerLogins(settings.logins or Path("/nonexistent"))
+    return EngineShelf(ImageCalls(engine), keeper="docker", logins=logins)
+
+
+def _empty_root(place: Path) -> RootFilesystem:
+    tree = place / "tree"
+    (tree / "tmp").mkdir(parents=True)
+    return RootFilesystem(digest="sha256:probe", path=tree)
+
+
+def _pid(state: Json) -> int:
+    return int(state.get("State", {}).get("Pid", 0))
 
 
 def _is_ours(state: Json, tag: str) -> bool:

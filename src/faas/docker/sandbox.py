@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from faas.agent.channel import AgentChannel
+from faas.agent.ports import OpenAgent
 from faas.agent.process import AgentProcess, plain_verdict
 from faas.agent.protocol import ExitFrame
 from faas.agent.sandbox import AgentSandbox
@@ -43,8 +44,9 @@ class DockerSandbox(AgentSandbox):
         channel: AgentChannel,
         groups: ContainerGroups,
         upkeep: Upkeep,
+        open_agent: OpenAgent | None = None,
     ) -> None:
-        super().__init__(sandbox_id, channel)
+        super().__init__(sandbox_id, channel, open_agent=open_agent)
         self._meta = meta
         self._groups = groups
         self._upkeep = upkeep
@@ -66,6 +68,14 @@ class DockerSandbox(AgentSandbox):
         self._require_alive()
         if not await asyncio.to_thread(self._groups.limit, limits):
             await self._upkeep.limit(limits)
+
+    def cpu_us(self) -> int | None:
+        """Processor time of everything in it since it was made."""
+        return self._groups.cpu_us()
+
+    def memory_bytes(self) -> int | None:
+        """Memory it holds now."""
+        return self._groups.memory_bytes()
 
     async def destroy(self, reason: str) -> None:
         if self._destroying is None:

@@ -23,6 +23,13 @@ class DockerSettings:
     """The Engine's OCI runtime; None is `crun` where the Engine has it (60 ms less a start), else
     the Engine's default."""
 
+    logins: Path | None = None
+    """Docker's own `config.json`, where registries' credentials are; None is none."""
+    egress_dns: tuple[str, ...] = ("1.1.1.1", "9.9.9.9")
+    """Name servers of sandboxes with `network: egress`."""
+    egress_host: Path | None = None
+    """The network namespace that egress leaves by; None is the gateway's own."""
+
     @classmethod
     def from_context(cls, context: RuntimeContext) -> "DockerSettings":
         """Read what assembly gave."""
@@ -33,5 +40,7 @@ class DockerSettings:
             tag=context.instance_tag,
             binary=package / "_native" / f"faas-native-{machine}",
             host=context.options.get("docker_host") or None,
+            logins=Path(place) if (place := context.options.get("docker_config")) else None,
             oci_runtime=context.options.get("docker_oci_runtime") or None,
+            egress_dns=tuple(filter(None, context.options.get("egress_dns", "").split(","))),
         )

@@ -29,6 +29,8 @@ _CPU_PERIOD_US = 100_000
 """The kernel's default; shorter periods cost more than they smooth."""
 _CPU_QUOTA_US_MIN = 1_000
 _V1_SWAP = "memory.memsw.limit_in_bytes"
+_USED_V1 = ("memory.usage_in_bytes", "total_inactive_file")
+_USED_V2 = ("memory.current", "inactive_file")
 _REMOVE_TRIES = 40
 """With pauses of up to 20 ms each: a group is busy until its last process is reaped."""
 _KERNEL_MEMORY_BYTES = 8 << 20
@@ -77,6 +79,11 @@ class Cgroups:
         if self._version == 2:  # noqa: PLR2004  a version is a version
             return _v2_held(Path(self._parents["unified"]))
         return [name for name in ("cpu", "memory", "pids") if name in self._parents]
+
+    @property
+    def parents(self) -> list[str]:
+        """Our groups that hold the leaves, in the order of a leaf's directories."""
+        return list(self._parents.values())
 
     def leaf(self, name: str) -> Leaf:
         """Name a sandbox's leaf, made or not."""
@@ -141,11 +148,6 @@ class Cgroups:
             else:
                 yield f"{where['memory']}/memory.swappiness", "0"
 
-    def creation(self, leaf: Leaf, limits: Limits) -> list[bytes]:
-        """Return the chores that make a leaf with limits."""
-        made = [launcher.mkdir(path) for path in leaf.directories.values()]
-        return made + self.limiting(leaf, limits)
-
     def limiting(self, leaf: Leaf, limits: Limits) -> list[bytes]:
         """Return the chores that set memory, cpu and pids."""
         settings = [launcher.write(path, text) for path, text in self._settings(leaf, limits)]
@@ -206,7 +208,7 @@ class Cgroups:
 class Meter:
     """Reads a leaf's counters; the files stay open, because this is on the hot path."""
 
-    __slots__ = ("_cpu", "_is_v1", "_oom", "_peak")
+    __slots__ = ("_cpu", "_is_v1", "_memory", "_names", "_oom", "_peak")
 
     def __init__(self, leaf: Leaf) -> None:
         where = leaf.directories
@@ -216,6 +218,8 @@ class Meter:
         self._cpu = _open(cpu, "cpuacct.usage" if self._is_v1 else "cpu.stat")
         self._peak = _open(memory, "memory.max_usage_in_bytes" if self._is_v1 else "memory.peak")
         self._oom = _open(memory, "memory.oom_control" if self._is_v1 else "memory.events")
+        self._memory = memory
+        self._names = _USED_V1 if self._is_v1 else _USED_V2
 
     def cpu_us(self) -> int | None:
         """Processor time used."""
@@ -227,6 +231,17 @@ class Meter:
     def memory_peak_bytes(self) -> int | None:
         """The most memory that was held at once."""
         return _number(self._peak)
+
+    def memory_bytes(self) -> int | None:
+        """Memory held now, without what the kernel can drop at once.
+
+        Asked for too seldom to keep its files open.
+        """
+        if self._memory is None:
+            return None
+        held = "".join(_lines(Path(self._memory, self._names[0])))
+        droppable = dict(x.split(" ", 1) for x in _lines(Path(self._memory, "memory.stat")))
+        return int(held) - int(droppable.get(self._names[1], 0)) if held.isdigit() else None
 
     def oom_kills(self) -> int | None:
         """How often the out-of-memory killer struck."""

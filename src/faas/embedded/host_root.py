@@ -61,7 +61,6 @@ _OWN = {
     "hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 sandbox\n",
     "hostname": "sandbox\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n",
-    "resolv.conf": "",
     "shells": "/bin/sh\n/bin/bash\n",
     "profile": 'export PATH="${PATH:-/usr/local/bin:/usr/bin:/bin}"\n',
 }
@@ -123,14 +122,17 @@ def _merged_ops(host: Path) -> Iterator[Op]:
             yield Bind(path, f"/{name}")
 
 
-def build_etc(target: Path, *, source: Path = Path("/etc")) -> Path:
-    """Build the synthetic /etc at `target`, anew, and return it."""
+def build_etc(target: Path, *, source: Path = Path("/etc"), resolv_conf: str = "") -> Path:
+    """Build the synthetic /etc at `target`, anew, and return it.
+
+    The name servers are there in every sandbox; those without a network cannot reach them.
+    """
     staged = target.with_name(target.name + ".new")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True, mode=0o755)
     for path in _wanted(source):
         _copy(path, staged / path.relative_to(source))
-    for name, text in _OWN.items():
+    for name, text in {**_OWN, "resolv.conf": resolv_conf}.items():
         (staged / name).unlink(missing_ok=True)
         (staged / name).write_text(text)
         (staged / name).chmod(0o644)

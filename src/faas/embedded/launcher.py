@@ -19,16 +19,17 @@ from enum import IntEnum
 from pathlib import Path
 
 from faas.clock import expire_later
-from faas.errors import RuntimeUnavailableError, SandboxBrokenError, TooLargeError
+from faas.errors import FaasError, RuntimeUnavailableError, SandboxBrokenError, TooLargeError
 
 _HEAD = struct.Struct("<BBHI")
-_LAUNCH, _PING, _CHORES, _LAYER = 1, 2, 3, 5
+_LAUNCH, _PING, _CHORES, _SPARES, _LAYER = 1, 2, 3, 4, 5
 _LAUNCHED, _FAILED, _EXITED, _PONG, _CHORES_DONE, _LAYER_DONE = 1, 2, 3, 4, 5, 7
 _LAYER_BODY = struct.Struct("<BQQQ")
 _LAUNCH_SECONDS = 15.0
 """The launcher gives up a child after 10; past this it is itself stuck."""
 _STOP_SECONDS = 2.0
 PACKET_BYTES_MAX = 128 << 10
+SPARE_PREFIX = "spare-"
 _SEND_BYTES = 4 << 20
 _U32_MAX = 0xFFFFFFFF
 
@@ -66,11 +67,23 @@ class Launcher:
         self._layers: dict[int, asyncio.Future[tuple[int, int | None]]] = {}
         self.generation = 0
         """Counts the processes there were: what one held in itself is gone with it."""
+        self._spares: bytes | None = None
 
     @property
     def pid(self) -> int | None:
         """The process, while there is one."""
         return self._process.pid if self._process else None
+
+    @property
+    def spare_prefix(self) -> str | None:
+        """How the names of the control groups begin that it keeps for sandboxes to come."""
+        return f"{SPARE_PREFIX}{self.pid}-" if self.pid else None
+
+    def keep_spares(self, count: int, parents: list[str]) -> None:
+        """Have it keep processes in control groups made ahead; called before it is started."""
+        texts = [_text(parent) for parent in parents]
+        body = struct.pack("<I", count) + _text(SPARE_PREFIX) + struct.pack("<I", len(texts))
+        self._spares = body + b"".join(texts)
 
     async def start(self) -> None:
         """Start the process and hear it answer.
@@ -107,9 +120,22 @@ class Launcher:
             return await answer
         except TimeoutError:
             raise SandboxBrokenError("the launcher did not answer in time") from None
+        except asyncio.CancelledError:
+            await self._end_unwanted(number, answer)
+            raise
         finally:
             timer.cancel()
-        # A cancelled launch stays pending: when its answer comes, the sandbox is killed at once.
+
+    async def _end_unwanted(self, number: int, answer: asyncio.Future[Launched]) -> None:
+        """Wait for what a cancelled caller asked for, and kill it; its undo comes after this."""
+        if answer.cancelled() and self._control is not None:
+            answer = self._pending[number] = asyncio.get_running_loop().create_future()
+            timer = expire_later(answer, _LAUNCH_SECONDS, asyncio.get_running_loop())
+            with contextlib.suppress(TimeoutError, FaasError):
+                await answer
+            timer.cancel()
+        if answer.done() and not answer.cancelled() and answer.exception() is None:
+            _end(answer.result().pidfd)
 
     async def do(self, chores: list[bytes]) -> int:
         """Have small file work done in order (`mkdir` and its siblings below make a chore).
@@ -215,6 +241,8 @@ class Launcher:
                     hint="build it: make native",
                 ) from error
         self._control = ours
+        if self._spares is not None:  # it fits: nothing was sent before; the answer is not awaited
+            ours.send(_HEAD.pack(_SPARES, 0, 0, 0) + self._spares)
         asyncio.get_running_loop().add_reader(ours.fileno(), self._on_readable)
 
     async def _send(self, packet: bytes, descriptors: list[int]) -> None:
@@ -286,9 +314,7 @@ class Launcher:
         answer = self._pending.pop(number, None)
         if answer is None or answer.done():
             # Nobody waits for it any more: it must not live on without an owner.
-            with contextlib.suppress(ProcessLookupError):
-                _kill(pidfd)
-            os.close(pidfd)
+            _end(pidfd)
             return
         answer.set_result(Launched(pid, start_time, label, pidfd))
 
@@ -332,9 +358,13 @@ def rmdir(path: str) -> bytes:
 
 
 def _chore(kind: int, path: str, rest: bytes) -> bytes:
-    name = os.fsencode(path)
-    size = 4 + len(name) + len(rest)
-    return struct.pack("<BII", kind, size, len(name)) + name + rest
+    name = _text(path)
+    return struct.pack("<BI", kind, len(name) + len(rest)) + name + rest
+
+
+def _text(text: str) -> bytes:
+    raw = os.fsencode(text)
+    return struct.pack("<I", len(raw)) + raw
 
 
 def _spawn(binary: Path, control: socket.socket) -> subprocess.Popen[bytes]:
@@ -378,5 +408,8 @@ def _failure(body: bytes) -> SandboxBrokenError:
     )
 
 
-def _kill(pidfd: int) -> None:
-    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+def _end(pidfd: int) -> None:
+    """Kill it, and give its descriptor back."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)

@@ -65,14 +65,25 @@ class UserSingle:
 
 
 @dataclass(frozen=True, slots=True)
-class JoinCgroup:
-    """Be a member of that group."""
+class Cell:
+    """Make that group and be a member of it, without a wait where a spare one is ready."""
 
-    opcode: ClassVar[int] = 3
-    procs_file: str
+    opcode: ClassVar[int] = 19
+    directory: str
 
     def payload(self) -> bytes:
-        return _string(self.procs_file)
+        return _string(self.directory)
+
+
+@dataclass(frozen=True, slots=True)
+class Chores:
+    """Small file work, done by the launcher when the groups are made."""
+
+    opcode: ClassVar[int] = 20
+    chores: bytes
+
+    def payload(self) -> bytes:
+        return struct.pack("<I", len(self.chores)) + self.chores
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +254,7 @@ AS_IS = 1 << 31
 class Layers:
     """Stand on these layers of the launcher's, the topmost first."""
 
-    opcode: ClassVar[int] = 20
+    opcode: ClassVar[int] = 22
     numbers: tuple[int, ...]
 
     def payload(self) -> bytes:

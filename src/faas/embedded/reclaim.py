@@ -7,6 +7,7 @@ from pathlib import Path
 
 from faas.embedded.cgroups import Cgroups, Leaf
 from faas.embedded.freezer import Freezer
+from faas.embedded.launcher import SPARE_PREFIX
 from faas.embedded.run_dir import run_dirs
 from faas.sandbox.protocols import ReclaimReport
 
@@ -20,9 +21,16 @@ class _Count:
 
 
 def reclaim(
-    run_parent: Path, cgroups: Cgroups, freezer: Freezer, *, keep: AbstractSet[str]
+    run_parent: Path,
+    cgroups: Cgroups,
+    freezer: Freezer,
+    *,
+    keep: AbstractSet[str],
+    spare_prefix: str | None = None,
 ) -> ReclaimReport:
     """Take away every sandbox below `run_parent` and every group of ours that is not kept.
+
+    Groups with the prefix of the living launcher's spares are its own.
 
     The directory goes last: a crash in here is found and finished by the next start.
     """
@@ -38,7 +46,11 @@ def reclaim(
             _remove(cgroups, leaf, count)
         count.files += run_dir.remove()
     for name in cgroups.names() - set(keep):
-        _remove(cgroups, cgroups.leaf(name), count)
+        is_spare = name.startswith(SPARE_PREFIX)
+        if is_spare and spare_prefix is not None and name.startswith(spare_prefix):
+            continue
+        # Spares of a launcher that is gone were nobody's processes.
+        _remove(cgroups, cgroups.leaf(name), _Count() if is_spare else count)
     freezer.forget_others(keep)
     # Mounts live in the sandboxes' own namespaces and have gone with their last process.
     return ReclaimReport(count.sandboxes, count.processes, count.cgroups, 0, count.files)

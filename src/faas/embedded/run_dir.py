@@ -121,6 +121,15 @@ class RunDir:
         finally:
             os.close(directory)
 
+    def open_network(self) -> int:
+        """Return a descriptor of the sandbox's network namespace.
+
+        Raises:
+            OSError: the sandbox is gone.
+        """
+        pid = Path(self.pid_file).read_text().split()[0]
+        return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
     def open_process(self) -> int | None:
         """Return a pidfd of the sandbox's first process; None when it is gone."""
         try:

@@ -50,7 +50,7 @@ class EmbeddedSandbox(AgentSandbox):
         pidfd: int,
         upkeep: Upkeep,
     ) -> None:
-        super().__init__(run_dir.sandbox_id, channel)
+        super().__init__(run_dir.sandbox_id, channel, open_agent=run_dir.connect)
         self._meta = meta
         self._meter = Meter(meta.leaf)
         self._pidfd = pidfd
@@ -76,6 +76,14 @@ class EmbeddedSandbox(AgentSandbox):
     async def apply_limits(self, limits: Limits) -> None:
         self._require_alive()
         await self._upkeep.limit(limits)
+
+    def cpu_us(self) -> int | None:
+        """Processor time of everything in it since it was made."""
+        return None if self._is_destroyed else self._meter.cpu_us()
+
+    def memory_bytes(self) -> int | None:
+        """Memory it holds now."""
+        return None if self._is_destroyed else self._meter.memory_bytes()
 
     async def pause(self) -> None:
         """Freeze every process in it, its agent too. Harmless when it is frozen."""

@@ -10,9 +10,10 @@ from faas.embedded.host_root import host_ops
 from faas.embedded.image_root import image_ops
 from faas.embedded.plan import (
     AS_IS,
+    Cell,
+    Chores,
     Directory,
     Hostname,
-    JoinCgroup,
     Layers,
     Network,
     Op,
@@ -46,9 +47,14 @@ class Ingredients:
 
 
 def sandbox_plan(
-    spec: SandboxSpec, run_dir: RunDir, meta: Meta, ingredients: Ingredients
+    spec: SandboxSpec,
+    run_dir: RunDir,
+    meta: Meta,
+    ingredients: Ingredients,
+    *,
+    chores: list[bytes],
 ) -> tuple[Plan, Plan]:
-    """Make the plan of one sandbox: who it is and what it may use, then its root.
+    """Make the plan of one sandbox: who it is and what it may use (set by `chores`), then its root.
 
     The second half is the same for every sandbox of a template, and most of the work.
     """
@@ -59,7 +65,7 @@ def sandbox_plan(
         is_idmapped=meta.slot is not None,
         is_layered=spec.layers is not None,
     )
-    own = _identity(spec, run_dir, meta)
+    own = _identity(spec, run_dir, meta, chores)
     if spec.layers is not None:
         own.append(Layers(tuple(layer.number for layer in spec.layers.layers)))
     return Plan.of(own, _limits(spec.limits, ingredients)), root
@@ -90,7 +96,7 @@ def root_plan(
     return Plan.of(ops)
 
 
-def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta) -> list[Op]:
+def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta, chores: list[bytes]) -> list[Op]:
     users: Op = UserSingle()
     if meta.slot is not None:
         first = first_uid(meta.slot)
@@ -98,7 +104,8 @@ def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta) -> list[Op]:
     return [
         Hostname(spec.hostname),
         users,
-        *(JoinCgroup(path) for path in meta.leaf.procs_files),
+        *(Cell(path) for path in meta.cgroups.values()),
+        Chores(b"".join(chores)),
         Network(_NETWORK_POOLED if os.geteuid() == 0 else 0),
         PidFile(run_dir.pid_file),
     ]

@@ -9,7 +9,9 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from faas.embedded.seccomp_policy import (
+from faas.embedded.syscall_numbers import NUMBERS
+from faas.errors import UnsupportedError
+from faas.sandbox.seccomp_policy import (
     ALLOWED,
     MISSING,
     NAMESPACE_FLAGS,
@@ -17,8 +19,6 @@ from faas.embedded.seccomp_policy import (
     SOCKET_DOMAINS,
     TERMINAL_TRICKS,
 )
-from faas.embedded.syscall_numbers import NUMBERS
-from faas.errors import UnsupportedError
 
 _LOAD, _AND = 0x20, 0x54
 _JUMP, _IF_EQUAL, _IF_AT_LEAST = 0x05, 0x15, 0x35

@@ -24,5 +24,9 @@ class EmbeddedSettings:
     binary: Path
     cgroup_policy: str = "auto"
     """`auto`, `v1`, `v2` or `none`."""
+    egress_dns: tuple[str, ...] = ("1.1.1.1", "9.9.9.9")
+    """Name servers of sandboxes with `network: egress`."""
+    egress_host: Path | None = None
+    """The network namespace that egress leaves by; None is the gateway's own."""
     threads: int = 4
     """For blocking file work; more than the cores would only queue in the kernel."""

@@ -7,14 +7,20 @@ from datetime import datetime
 from faas.clock import Deadline
 from faas.errors import FaasError, UnavailableError
 from faas.executor.admission import Ticket
+from faas.executor.images import ImageWatch
 from faas.executor.records import Beginning
-from faas.model import ExecutionRecord, ExecutionState
+from faas.images import ImageOrder
+from faas.model import ExecutionRecord, ExecutionState, Mode
+from faas.sandbox.choice import Choice
 from faas.sandbox.guarded import GuardedSandbox
-from faas.sandbox.protocols import OutputFiles, Process, RootFilesystem, Runtime
+from faas.sandbox.protocols import OutputFiles, Process, RootFilesystem
 from faas.tenancy import Tenant
 
 NO_ROOT = RootFilesystem(digest="", path=None)
 """Of an execution that is taken up again: its sandbox has one already."""
+
+TAKEN_UP = "chosen before a restart of the gateway"
+"""Why an execution runs where it runs that a former gateway placed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +33,8 @@ class Active:
     ticket: Ticket
     submitted_ns: int
     deadline: Deadline = field(default_factory=lambda: Deadline(None))
-    runtime: Runtime | None = None
+    choice: Choice | None = None
+    """The runtime it was given; None when it is taken up again or cannot be run."""
     root: RootFilesystem = NO_ROOT
     state: ExecutionState = ExecutionState.QUEUED
     started_at: datetime | None = None
@@ -46,6 +53,9 @@ class Active:
     was_started: bool = False
     """The command may have done something; before that, failing costs nothing."""
     overdue_ns: int | None = None
+    image: ImageOrder | None = None
+    """Set while, and after, its image has to be found or fetched first."""
+    image_watch: ImageWatch | None = None
     stdin_taken: int = 0
     stdin_turn: asyncio.Lock | None = None
     """Made by the first who writes: most executions take no input."""
@@ -53,6 +63,13 @@ class Active:
     error: FaasError | None = None
     """Why there is no record: it could not be begun."""
     _waiters: list[asyncio.Future[None]] = field(default_factory=list[asyncio.Future[None]])
+
+    @property
+    def runtime_reason(self) -> str:
+        """Say why it runs where it runs."""
+        if self.entry.spec.mode is Mode.PERSISTENT:
+            return "where its instance is"
+        return TAKEN_UP if self.choice is None else self.choice.reason
 
     @property
     def is_over(self) -> bool:

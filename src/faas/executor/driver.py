@@ -10,6 +10,7 @@ gateway takes it up from there.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from faas.errors import DeadlineExceededError, FaasError, InternalError, SandboxBrokenError
 from faas.events import Event, ExecutionFinished
@@ -21,6 +22,7 @@ from faas.executor.parking import Parked, Parking
 from faas.executor.records import OUTPUT_IN_ROW_BYTES_MAX, Outcome, failure_record
 from faas.executor.run import CANCEL_SECONDS_MAX, Workshop, cancelled_result, resume
 from faas.executor.spool import keep, remove, size_of
+from faas.images import ImageOrder
 from faas.model import ExecutionRecord, ExecutionState, Mode
 from faas.sandbox.guarded import GuardedSandbox
 
@@ -125,9 +127,30 @@ class Driver:
             return Outcome(result=await after(await resume(active), active, self.shop))
         if not active.ticket.is_granted:
             await self._turn(active)
+        if active.image is not None:
+            await self._fetch(active, active.image)
         mode = MODES[active.entry.spec.mode]
         result = await mode(active, self.shop)
         return Outcome(result=result)
+
+    async def _fetch(self, active: Active, order: ImageOrder) -> None:
+        """Find or fetch its image, within the time the caller allows."""
+        images, registry, watch = self.shop.images, self.shop.registry, active.image_watch
+        assert images is not None  # noqa: S101  orders come from it
+        assert registry is not None  # noqa: S101
+        assert watch is not None  # noqa: S101  made with the order
+        remaining = active.deadline.remaining_seconds(self.shop.clock)
+        if remaining is not None:
+            order = replace(order, seconds_max=min(order.seconds_max, remaining))
+        try:
+            root = await images.provide(order, watch.tell)
+        finally:
+            watch.end()
+            active.wake()
+        # Only now it is known who can run it.
+        active.choice = registry.choose(active.entry.spec, root)
+        active.entry = replace(active.entry, runtime=active.choice.runtime.name)
+        active.root = root
 
     async def _turn(self, active: Active) -> None:
         turn = active.ticket.turn

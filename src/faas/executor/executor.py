@@ -14,6 +14,7 @@ from typing import NamedTuple
 from faas.clock import Clock, Deadline, SystemClock
 from faas.errors import (
     ExecutionNotFoundError,
+    FaasError,
     UnavailableError,
     UnsupportedError,
     WrongStateError,
@@ -25,7 +26,7 @@ from faas.executor.background import Background
 from faas.executor.disposal import Disposal
 from faas.executor.driver import Driver
 from faas.executor.idempotency import IdempotencyKey
-from faas.executor.images import ImageResolver
+from faas.executor.images import ImageAsk, ImageResolver
 from faas.executor.instance_records import InstanceLedger, InstanceRecord
 from faas.executor.instances import Instances
 from faas.executor.intake import Intake
@@ -36,16 +37,20 @@ from faas.executor.origins import Executions, Origins
 from faas.executor.output import ExecutionLogs
 from faas.executor.parking import Parking
 from faas.executor.places import Places
+from faas.executor.pool_memory import shortage
+from faas.executor.pool_shelf import Template
+from faas.executor.prewarm import Prewarmed, Prewarming
 from faas.executor.records import Stored, raise_again
 from faas.executor.recovery import Recovery, RecoveryReport
 from faas.executor.result_cache import ResultCache
-from faas.executor.run import Workshop, make_sandbox
+from faas.executor.run import Workshop, make_sandbox, template_of
 from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import output_files, read_whole, remove
 from faas.executor.stdin import feed
-from faas.executor.warm_pool import PoolStats, Template, WarmPool
+from faas.executor.warm_pool import MemoryBounds, PoolStats, WarmPool
 from faas.ids import ExecutionId, SandboxId
-from faas.model import ExecutionRecord, ExecutionSpec, ExecutionState, Mode, NetworkMode
+from faas.images import ImageProvider
+from faas.model import ExecutionRecord, ExecutionSpec, ExecutionState, Mode
 from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.protocols import ProbeReport, RootFilesystem
 from faas.sandbox.registry import Registry
@@ -59,6 +64,9 @@ MAINTENANCE_SECONDS = 1.0
 
 DISPOSAL_SECONDS_MAX = 30.0
 """At the end; what is not destroyed by then is reclaimed by the next start."""
+
+REVIVE_SECONDS = 15.0
+"""Between tries of a runtime that does not work; its probe may take seconds."""
 
 TIDY_SECONDS = 3600.0
 """Between looks for snapshots that were only a fork's beginning, and for bytes nothing needs."""
@@ -134,6 +142,18 @@ class PlatformExecutor:
             destroy=self._disposal.take,
             clock=self._clock,
             background=self._work,
+            memory=MemoryBounds(
+                bytes_max=settings.pool_memory_bytes,
+                weigh=lambda t: registry.idle_bytes(t.runtime, t.isolation_min),
+                is_short=shortage(settings.pool_reserve_share),
+            ),
+        )
+        self._prewarming = Prewarming(
+            settings.pools_path,
+            pool=self._pool,
+            registry=registry,
+            images=images,
+            clock=self._clock,
         )
         self._keeping = None if snapshots is None else self._open_keeping(snapshots)
         self._parts_or_none: _Parts | None = None
@@ -146,6 +166,7 @@ class PlatformExecutor:
         *,
         idempotency: IdempotencyKey | None = None,
         deadline: Deadline | None = None,
+        ask: ImageAsk | None = None,
     ) -> ExecutionRecord:
         """Run to the end and return the final record.
 
@@ -156,7 +177,7 @@ class PlatformExecutor:
             FaasError: why it could not be run; for a repeated key the stored error again.
         """
         spec = await self._inherit(spec, principal, idempotency)
-        found = self._admit(spec, principal, idempotency, deadline, is_detached=False)
+        found = self._admit(spec, principal, idempotency, deadline, is_detached=False, ask=ask)
         if not isinstance(found, Active):
             return _checked(await self._whole(found))
         try:
@@ -173,10 +194,11 @@ class PlatformExecutor:
         *,
         idempotency: IdempotencyKey | None = None,
         deadline: Deadline | None = None,
+        ask: ImageAsk | None = None,
     ) -> ExecutionRecord:
         """Return as soon as it is queued durably; it runs even if this gateway dies."""
         spec = await self._inherit(spec, principal, idempotency)
-        found = self._admit(spec, principal, idempotency, deadline, is_detached=True)
+        found = self._admit(spec, principal, idempotency, deadline, is_detached=True, ask=ask)
         if not isinstance(found, Active):
             return await self._whole(found)
         await found.begun()
@@ -285,12 +307,36 @@ class PlatformExecutor:
         """Where commands run now."""
         return self._parts.places
 
+    async def prewarm(
+        self,
+        spec: ExecutionSpec,
+        principal: Principal,
+        *,
+        count: int,
+        keep_seconds: float,
+        deadline: Deadline,
+    ) -> Prewarmed:
+        """Keep sandboxes for such executions ready; return when they are, or when time is up.
+
+        Raises:
+            FaasError: why it cannot be; see `Prewarming.prewarm`.
+        """
+        if self._parts.intake.is_closed:
+            raise UnavailableError("the gateway is shutting down", retry_after_seconds=1.0)
+        return await self._prewarming.prewarm(
+            spec, principal, count=count, keep_seconds=keep_seconds, deadline=deadline
+        )
+
     def stats(self) -> ExecutorStats:
         """Count."""
         busy: dict[str, int] = {}
+        in_use: dict[Template, int] = {}
         for active in self._parts.intake.actives.values():
             if active.sandbox is not None:
                 busy[active.sandbox.runtime] = busy.get(active.sandbox.runtime, 0) + 1
+            if active.sandbox is not None and active.choice is not None:
+                template = template_of(active.choice, active.root, active.entry.spec)
+                in_use[template] = in_use.get(template, 0) + 1
         ready = self._pool.stats()
         driver = self._parts.driver
         return ExecutorStats(
@@ -301,7 +347,10 @@ class PlatformExecutor:
                 name: replace(ready.get(name, PoolStats()), busy=busy.get(name, 0))
                 for name in self._registry.names
             },
-            templates=self._pool.templates(),
+            templates={
+                template: replace(pool, busy=in_use.get(template, 0))
+                for template, pool in self._pool.templates().items()
+            },
             finished=driver.finished,
             failed=driver.failed,
             rejected=self._parts.intake.rejected,
@@ -337,7 +386,9 @@ class PlatformExecutor:
             parts.intake.remember(active)
             parts.driver.start(active)
         self._keep_default()
+        self._prewarming.restore()
         self._work.spawn(self._maintain())
+        self._work.spawn(self._revive())
         if parts.origins is not None and settings.collects_garbage:
             self._work.spawn(self._tidy(parts.origins))
         return report
@@ -384,6 +435,8 @@ class PlatformExecutor:
                 self._clock,
                 instances,
                 places,
+                self._images if isinstance(self._images, ImageProvider) else None,
+                self._registry,
                 results,
                 origins,
             ),
@@ -461,6 +514,7 @@ class PlatformExecutor:
         if self._is_closed:
             return
         self._is_closed = True
+        self._prewarming.close()
         self._pool.close()
         self._parking.close()
         parts = self._parts_or_none
@@ -482,6 +536,7 @@ class PlatformExecutor:
         parts = self._parts
         parts.intake.is_closed = True
         self._disposal.freeze()
+        self._prewarming.freeze()
         self._pool.close()
         parts.ledger.freeze()
         parts.instances.freeze()
@@ -508,6 +563,7 @@ class PlatformExecutor:
         deadline: Deadline | None,
         *,
         is_detached: bool,
+        ask: ImageAsk | None,
     ) -> Active | Stored:
         found, is_new = self._parts.intake.admit(
             spec,
@@ -515,6 +571,7 @@ class PlatformExecutor:
             idempotency=idempotency,
             deadline=deadline,
             is_detached=is_detached,
+            ask=ask,
         )
         if is_new and isinstance(found, Active):
             self._parts.driver.start(found)
@@ -551,17 +608,26 @@ class PlatformExecutor:
         runtime = self._registry.get(template.runtime)
         if runtime is None:
             raise UnavailableError(f"the runtime {template.runtime} is gone")
-        limits = replace(self._settings.pool_limits, disk_bytes=template.disk_bytes)
-        return await make_sandbox(runtime, root, limits, template.network, self._parts.driver.shop)
+        limits = self._settings.pool_limits
+        if limits.disk_bytes != template.disk_bytes:
+            limits = replace(limits, disk_bytes=template.disk_bytes)
+        return await make_sandbox(runtime, root, limits, template, self._parts.driver.shop)
 
     def _keep_default(self) -> None:
-        available = self._registry.available()
-        if not available or not self._settings.pool_size:
+        settings = self._settings
+        if not settings.pool_size:
             return
-        root = self._images.resolve(self._settings.default_image)
-        disk_bytes = self._settings.pool_limits.disk_bytes
-        template = Template(available[0].name, root.digest, NetworkMode.NONE, disk_bytes)
-        self._pool.keep(template, root, floor=self._settings.pool_size)
+        usual = ExecutionSpec(
+            argv=("true",), image=settings.default_image, limits=settings.pool_limits
+        )
+        try:
+            root = self._images.resolve(usual.image)
+            choice = self._registry.choose(usual, root)
+        except FaasError as failure:
+            _log.warning("the default image is not kept ready", extra={"problem": failure.message})
+            return
+        template = template_of(choice, root, usual)
+        self._pool.keep(template, root, floor=settings.pool_size, image=usual.image)
 
     async def _maintain(self) -> None:
         while True:
@@ -573,6 +639,7 @@ class PlatformExecutor:
 
     async def _maintain_once(self) -> None:
         if not self._parts.intake.is_closed:
+            self._prewarming.tick()
             self._pool.tick()
             self._parts.instances.tick()
         self._parking.tick()
@@ -584,6 +651,12 @@ class PlatformExecutor:
                 remove(output_files(self._settings.spool_dir, trimmed.id))
         if self._parts.ledger.wal_bytes() > CHECKPOINT_BYTES:
             await asyncio.to_thread(self._parts.ledger.checkpoint)
+
+    async def _revive(self) -> None:
+        """Try again, now and then, the runtimes that did not work: a daemon may have come back."""
+        while True:
+            await self._clock.sleep(REVIVE_SECONDS)
+            await self._registry.revive()
 
     async def _tidy(self, origins: Origins) -> None:
         while True:

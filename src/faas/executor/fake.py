@@ -40,8 +40,10 @@ class FakePlatform:
     bus: EventBus = field(default_factory=EventBus)
     events: list[Event] = field(default_factory=list[Event])
     runtime: FakeRuntime = field(init=False)
+    registry: Registry = field(init=False)
     executor: PlatformExecutor = field(init=False)
     snapshots: SnapshotStore = field(init=False)
+    images: AnyImage = field(default_factory=AnyImage)
     report: RecoveryReport = field(default_factory=RecoveryReport)
 
     def __post_init__(self) -> None:
@@ -53,10 +55,11 @@ class FakePlatform:
             refs=LocalRefStore(kept / "refs"),
             clock=self.clock,
         )
+        self.registry = Registry({"fake": self.runtime}, clock=self.clock, events=self.bus)
         self.executor = PlatformExecutor(
             replace(ExecutorSettings(self.data_dir, pool_size=2), **self.options),
-            registry=Registry({"fake": self.runtime}, clock=self.clock, events=self.bus),
-            images=AnyImage(),
+            registry=self.registry,
+            images=self.images,
             events=self.bus,
             snapshots=self.snapshots,
             clock=self.clock,

@@ -84,6 +84,7 @@ class Housing:
                     limits=record.spec.limits,
                     network=record.spec.network,
                     layers=layers,
+                    isolation_min=self._registry.demand(runtime.name, record.spec.isolation_min),
                 ),
                 clock=self._clock,
                 events=self._events,

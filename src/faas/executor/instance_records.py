@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from faas.errors import AlreadyExistsError, DataLossError, UnavailableError
+from faas.executor.port_tokens import ExposedPort
 from faas.ids import InstanceId, SandboxId, SnapshotId, TenantId
 from faas.lifecycle import InstanceState
 from faas.model import Limits, NetworkMode, RuntimeChoice
@@ -68,8 +69,12 @@ class InstanceSpec:
     """Its files at the beginning; None: those of the image."""
     ttl_seconds: float | None = None
     """After this long it is deleted, whatever it does."""
+    isolation_min: str | None = None
+    """The least isolation accepted, also when it is started anew."""
     idle_seconds: float | None = None
     idle_action: IdleAction = IdleAction.STOP
+    lease_seconds: float | None = None
+    """Unless its lease is renewed within that time it is put away by `idle_action`, used or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,9 @@ class InstanceRecord:
     """Stopped or paused for idleness: the next use wakes it."""
     problem: str | None = None
     """Why it failed."""
+    ports: tuple[ExposedPort, ...] = ()
+    """Those that may be reached from outside, lowest first."""
+    lease_until: datetime | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode

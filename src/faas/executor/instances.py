@@ -6,18 +6,16 @@ Stopping ends the commands and keeps the files as a snapshot; starting restores 
 sandbox. Each step writes its intent, acts, and writes its outcome, so that a gateway killed between
 any two lines leaves a state that the next one can finish or take back (`Instances.recover`).
 
-An instance that sleeps (stopped or paused because nobody used it) is woken by its next use. An
-instance is in use while a command of ours runs in it; what a command left in the background does
-not count.
+An instance that sleeps (stopped or paused because nobody used it) is woken by its next use. What
+counts as use is in `idleness`, what leads into an instance from outside in `instance_ports`.
 """
 
 import asyncio
 import logging
-import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -25,9 +23,7 @@ from faas.clock import Clock
 from faas.errors import (
     FaasError,
     InstanceNotFoundError,
-    InvalidArgumentError,
     QuotaExceededError,
-    SandboxBrokenError,
     UnsupportedError,
     WrongStateError,
 )
@@ -35,7 +31,10 @@ from faas.events import EventBus, InstanceChanged
 from faas.executor.background import Background
 from faas.executor.disposal import Disposal
 from faas.executor.housing import Housing
+from faas.executor.idleness import Idleness
 from faas.executor.images import ImageResolver
+from faas.executor.instance_life import ID_PREFIX, Commands, Life, check_name, not_running
+from faas.executor.instance_ports import Ports
 from faas.executor.instance_records import (
     IdleAction,
     InstanceLedger,
@@ -44,54 +43,23 @@ from faas.executor.instance_records import (
     Intent,
     settled,
 )
+from faas.executor.instance_terms import Terms
 from faas.executor.keeping import Keeping
+from faas.executor.port_tokens import PortUrls
 from faas.executor.settings import ExecutorSettings
-from faas.ids import InstanceId, SandboxId, new_instance_id, new_sandbox_id
+from faas.ids import InstanceId, SandboxId, SnapshotId, new_instance_id, new_sandbox_id
 from faas.ids import new_snapshot_id as mint_snapshot_id
 from faas.lifecycle import InstanceState, advance
 from faas.model import ExecutionSpec
+from faas.sandbox.capabilities import Capability
 from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.registry import Registry
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal, Tenant
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_ID_PREFIX = "inst-"
-
-_UNDER_WAY = {
-    Intent.CREATE: "being made",
-    Intent.START: "starting",
-    Intent.STOP: "stopping",
-    Intent.DELETE: "being deleted",
-}
 _AWAKE = (InstanceState.RUNNING, InstanceState.PAUSED)
 
 _log = logging.getLogger(__name__)
-
-
-class Commands(Protocol):
-    """The executions that run in instances, as the executor knows them."""
-
-    def are_running(self, instance: InstanceRecord) -> bool:
-        """Whether any does."""
-        ...
-
-    async def end(self, instance: InstanceRecord) -> None:
-        """Cancel them all, and wait until they have ended."""
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class _Life:
-    """One instance in memory."""
-
-    record: InstanceRecord
-    tenant: Tenant
-    used_ns: int
-    sandbox: GuardedSandbox | None = None
-    users: int = 0
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by each step that changes its state."""
 
 
 class Instances:
@@ -131,7 +99,14 @@ class Instances:
         self._events = events
         self._clock = clock
         self._commands = commands
-        self._lives: dict[InstanceId, _Life] = {}
+        self._idleness = Idleness(clock, runs_command=commands.are_running)
+        self.ports = Ports(
+            self, urls=PortUrls.parse(settings.ports_url), clock=clock, is_able=self._has_ports
+        )
+        """What leads into them from outside."""
+        self.terms = Terms(self, registry=registry, clock=clock)
+        """What they may use, and how long."""
+        self._lives: dict[InstanceId, Life] = {}
         self._arrivals: dict[str, asyncio.Lock] = {}
 
     async def create(
@@ -144,16 +119,11 @@ class Instances:
             QuotaExceededError: there are too many.
         """
         tenant = principal.tenant
-        if spec.name is not None and not _NAME.fullmatch(spec.name):
-            raise InvalidArgumentError(
-                f"{spec.name[:64]!r} is not a name for an instance",
-                hint="letters, digits, `.`, `_` and `-`, at most 63, a letter or digit first",
-            )
-        if spec.name is not None and spec.name.startswith((_ID_PREFIX, "exec-", "sbx-", "snap-")):
-            raise InvalidArgumentError(f"{spec.name[:64]!r} would be taken for an id")
+        if spec.name is not None:
+            check_name(spec.name)
         spec = await self._with_snapshot(spec, principal)
         root = self._images.resolve(spec.image)
-        runtime = self._registry.pick(_as_execution(spec))
+        runtime = self._registry.pick(_as_execution(spec), root)
         self._check_room(tenant)
         now = self._clock.now()
         record = InstanceRecord(
@@ -169,7 +139,7 @@ class Instances:
             sandbox_id=new_sandbox_id(),
         )
         self._ledger.put(record)
-        life = self._lives[record.id] = _Life(record, tenant, self._clock.monotonic_ns())
+        life = self._lives[record.id] = Life(record, tenant, self._clock.monotonic_ns())
         async with life.turn:
             try:
                 sandbox = await self._housing.make(record, root, spec.snapshot_id)
@@ -229,6 +199,25 @@ class Instances:
                 await self._wake(life)
         return life.record
 
+    @asynccontextmanager
+    async def hold(self, reference: str, principal: Principal) -> AsyncGenerator[Life]:
+        """Have its turn: nobody else changes it meanwhile. What is to stay is given to `keep`.
+
+        Raises:
+            SandboxBrokenError: it has failed, and can only be deleted.
+        """
+        life = self._life(reference, principal.tenant)
+        async with life.turn:
+            self._life(life.record.id, principal.tenant)
+            if life.record.state is InstanceState.FAILED:
+                raise not_running(life.record)
+            yield life
+
+    def keep(self, life: Life, record: InstanceRecord) -> None:
+        """Replace its record; kept when this returns."""
+        self._ledger.put(record)
+        life.record = record
+
     async def delete(self, reference: str, principal: Principal) -> None:
         """End it and forget its files."""
         life = self._life(reference, principal.tenant)
@@ -236,17 +225,33 @@ class Instances:
             await self._delete(life)
 
     async def snapshot(
-        self, reference: str, principal: Principal, info: SnapshotInfo | None = None
+        self,
+        reference: str,
+        principal: Principal,
+        info: SnapshotInfo | None = None,
+        *,
+        snapshot_id: SnapshotId | None = None,
     ) -> SnapshotRecord:
-        """Keep the files of a running instance, or name those of a stopped one."""
+        """Keep the files of a running instance, or name those of a stopped one, which has its id
+        already."""
         life = self._life(reference, principal.tenant)
         async with life.turn:
             if life.record.state is InstanceState.STOPPED and life.record.snapshot_id is not None:
                 return await self._housing.store.get(life.record.snapshot_id)
             if life.sandbox is None:
-                raise _not_running(life.record)
+                raise not_running(life.record)
             wanted = info or self._info(life.record)
-            return await self._housing.read(life.sandbox, life.record, wanted, mint_snapshot_id())
+            minted = snapshot_id or mint_snapshot_id()
+            return await self._housing.read(life.sandbox, life.record, wanted, minted)
+
+    def find(self, instance_id: InstanceId) -> InstanceRecord | None:
+        """Return an instance of whatever tenant."""
+        life = self._lives.get(instance_id)
+        return None if life is None else life.record
+
+    def every(self) -> Sequence[InstanceRecord]:
+        """Return the instances of all tenants."""
+        return [life.record for life in self._lives.values()]
 
     def describe(self, reference: str, principal: Principal, **asked: object) -> SnapshotInfo:
         """Say what a snapshot of an instance is to be known by."""
@@ -275,7 +280,22 @@ class Instances:
         Raises:
             WrongStateError: it was stopped or paused by somebody, or it failed.
         """
-        life = self._life(reference, principal.tenant)
+        async with self._lent(self._life(reference, principal.tenant)) as lent:
+            yield lent
+
+    @asynccontextmanager
+    async def lend(
+        self, instance_id: InstanceId
+    ) -> AsyncGenerator[tuple[InstanceRecord, GuardedSandbox]]:
+        """Do so for whoever has a token instead of a key."""
+        life = self._lives.get(instance_id)
+        if life is None:
+            raise InstanceNotFoundError
+        async with self._lent(life) as lent:
+            yield lent
+
+    @asynccontextmanager
+    async def _lent(self, life: Life) -> AsyncGenerator[tuple[InstanceRecord, GuardedSandbox]]:
         if life.record.is_asleep:
             async with life.turn:
                 if life.record.is_asleep:
@@ -285,7 +305,7 @@ class Instances:
                 pass
         record, sandbox = life.record, life.sandbox
         if record.state is not InstanceState.RUNNING or record.intent is not None or not sandbox:
-            raise _not_running(record)
+            raise not_running(record)
         life.users += 1
         try:
             yield record, sandbox
@@ -305,7 +325,7 @@ class Instances:
         life = self._find(reference, principal.tenant)
         if life is not None:
             return _within(spec, life.record)
-        if reference.startswith(_ID_PREFIX):
+        if reference.startswith(ID_PREFIX):
             raise InstanceNotFoundError(details={"instance_id": reference[:64]})
         return spec
 
@@ -314,13 +334,14 @@ class Instances:
         reference = spec.instance_id or ""
         async with self._arrivals.setdefault(reference, asyncio.Lock()):
             if self._find(reference, principal.tenant) is None:
-                is_id = reference.startswith(_ID_PREFIX)
+                is_id = reference.startswith(ID_PREFIX)
                 made = InstanceSpec(
                     image=spec.image,
                     name=None if is_id else reference,
                     runtime=spec.runtime,
                     limits=spec.limits,
                     network=spec.network,
+                    isolation_min=spec.isolation_min,
                     snapshot_id=spec.snapshot_id,
                     idle_seconds=self._settings.instance_idle_seconds,
                     idle_action=(
@@ -342,24 +363,14 @@ class Instances:
 
     def tick(self) -> None:
         """Notice the dead, and begin what time-outs ask for."""
-        now, now_ns = self._clock.now(), self._clock.monotonic_ns()
+        now = self._clock.now()
         for life in list(self._lives.values()):
-            record, spec = life.record, life.record.spec
-            if life.turn.locked() or record.intent is not None:
+            if life.turn.locked() or life.record.intent is not None:
                 continue
             if life.sandbox is not None and not life.sandbox.is_alive:
                 self._fail(life, "its sandbox died")
-                continue
-            age = (now - record.created_at).total_seconds()
-            if spec.ttl_seconds is not None and age >= spec.ttl_seconds:
-                self._background.spawn(self._expire(life, IdleAction.DELETE))
-            elif (
-                spec.idle_seconds is not None
-                and record.state is InstanceState.RUNNING
-                and not self._is_used(life)
-                and now_ns - life.used_ns >= spec.idle_seconds * 1e9
-            ):
-                self._background.spawn(self._expire(life, spec.idle_action))
+            elif (action := self._idleness.due(life, now)) is not None:
+                self._background.spawn(self._expire(life, action))
 
     def freeze(self) -> None:
         """Write nothing any more; for tests of a crash."""
@@ -369,7 +380,7 @@ class Instances:
         """Close the table. Sandboxes are left to the next gateway."""
         self._ledger.close()
 
-    def _find(self, reference: str, tenant: Tenant) -> _Life | None:
+    def _find(self, reference: str, tenant: Tenant) -> Life | None:
         life = self._lives.get(InstanceId(reference))
         if life is None:
             named = (
@@ -380,7 +391,7 @@ class Instances:
             life = next(named, None)
         return life if life is not None and life.record.tenant == tenant.id else None
 
-    def _life(self, reference: str, tenant: Tenant) -> _Life:
+    def _life(self, reference: str, tenant: Tenant) -> Life:
         life = self._find(reference, tenant)
         if life is None:
             raise InstanceNotFoundError(details={"instance_id": reference[:64]})
@@ -396,24 +407,34 @@ class Instances:
                 details={"instances_max": most},
             )
 
+    def _has_ports(self, runtime_name: str) -> bool:
+        runtime = self._registry.get(runtime_name)
+        return runtime is not None and Capability.PORTS in runtime.capabilities
+
     async def _with_snapshot(self, spec: InstanceSpec, principal: Principal) -> InstanceSpec:
         if spec.snapshot_id is None:
             return spec
         record = await self._housing.store.get(spec.snapshot_id, tenant=principal.tenant.id)
         return replace(spec, snapshot_id=record.id, image=record.image or record.image_digest)
 
-    def _runs(self, life: _Life, sandbox: GuardedSandbox) -> None:
+    def _runs(self, life: Life, sandbox: GuardedSandbox) -> None:
         life.sandbox = sandbox
-        life.used_ns = self._clock.monotonic_ns()
+        self._idleness.begin(life)
         self._to(
             life,
             InstanceState.RUNNING,
             sandbox_id=sandbox.id,
             isolation=sandbox.isolation,
             is_asleep=False,
+            lease_until=self._lease_until(life.record),
         )
 
-    def _to(self, life: _Life, state: InstanceState, **changes: object) -> None:
+    def _lease_until(self, record: InstanceRecord) -> datetime | None:
+        """A lease begins anew with each start."""
+        seconds = record.spec.lease_seconds
+        return None if seconds is None else self._clock.now() + timedelta(seconds=seconds)
+
+    def _to(self, life: Life, state: InstanceState, **changes: object) -> None:
         """Write an outcome."""
         if state is not life.record.state:
             advance(life.record.state, state)
@@ -424,23 +445,21 @@ class Instances:
             InstanceChanged(instance_id=record.id, tenant=record.tenant, state=state.value)
         )
 
-    def _intend(self, life: _Life, intent: Intent, **changes: object) -> None:
-        record = replace(life.record, intent=intent, **changes)  # type: ignore[arg-type]
-        self._ledger.put(record)
-        life.record = record
+    def _intend(self, life: Life, intent: Intent, **changes: object) -> None:
+        self.keep(life, replace(life.record, intent=intent, **changes))  # type: ignore[arg-type]
 
-    def _take_back(self, life: _Life, before: InstanceRecord) -> None:
+    def _take_back(self, life: Life, before: InstanceRecord) -> None:
         """The step failed and changed nothing."""
-        self._ledger.put(before)
-        life.record = before
+        self.keep(life, before)
 
-    async def _wake(self, life: _Life) -> None:
+    async def _wake(self, life: Life) -> None:
         if life.record.state is InstanceState.PAUSED:
             if life.sandbox is None:
-                raise _not_running(life.record)
+                raise not_running(life.record)
             await life.sandbox.resume()
-            life.used_ns = self._clock.monotonic_ns()
-            self._to(life, InstanceState.RUNNING, is_asleep=False)
+            self._idleness.begin(life)
+            until = self._lease_until(life.record)
+            self._to(life, InstanceState.RUNNING, is_asleep=False, lease_until=until)
             return
         before = life.record
         root = self._housing.root_of(before)
@@ -452,12 +471,12 @@ class Instances:
             raise
         self._runs(life, sandbox)
 
-    async def _stop(self, life: _Life, *, is_asleep: bool) -> None:
+    async def _stop(self, life: Life, *, is_asleep: bool) -> None:
         advance(life.record.state, InstanceState.STOPPED)
         before, sandbox = life.record, life.sandbox
         _ = self._housing.store  # refuses before anything is ended
         if sandbox is None:
-            raise _not_running(before)
+            raise not_running(before)
         snapshot_id = mint_snapshot_id()
         self._intend(life, Intent.STOP, snapshot_id=snapshot_id)
         try:
@@ -474,14 +493,14 @@ class Instances:
         self._disposal.take(sandbox, "stopped")
         await self._housing.forget(before.snapshot_id)
 
-    async def _pause(self, life: _Life, *, is_asleep: bool) -> None:
+    async def _pause(self, life: Life, *, is_asleep: bool) -> None:
         advance(life.record.state, InstanceState.PAUSED)
         if life.sandbox is None:
-            raise _not_running(life.record)
+            raise not_running(life.record)
         await life.sandbox.pause()
         self._to(life, InstanceState.PAUSED, is_asleep=is_asleep)
 
-    async def _delete(self, life: _Life) -> None:
+    async def _delete(self, life: Life) -> None:
         record = life.record
         if record.id not in self._lives:
             raise InstanceNotFoundError(details={"instance_id": record.id})
@@ -508,20 +527,22 @@ class Instances:
             source=record.id,
         )
 
-    def _fail(self, life: _Life, problem: str) -> None:
+    def _fail(self, life: Life, problem: str) -> None:
         sandbox, life.sandbox = life.sandbox, None
         if sandbox is not None:
             self._disposal.take(sandbox, problem)
         self._to(life, InstanceState.FAILED, sandbox_id=None, problem=problem)
 
-    async def _expire(self, life: _Life, action: IdleAction) -> None:
+    async def _expire(self, life: Life, action: IdleAction) -> None:
         if life.turn.locked():
             return
         try:
             async with life.turn:
+                if not self._idleness.is_still_due(life, action):
+                    return
                 if action is IdleAction.DELETE:
                     await self._delete(life)
-                elif not self._is_used(life) and life.record.state is InstanceState.RUNNING:
+                else:
                     act = self._pause if action is IdleAction.PAUSE else self._stop
                     await act(life, is_asleep=True)
         except FaasError:
@@ -529,12 +550,6 @@ class Instances:
             _log.exception(
                 "an idle instance could not be put away", extra={"instance_id": life.record.id}
             )
-
-    def _is_used(self, life: _Life) -> bool:
-        if self._commands.are_running(life.record):
-            life.used_ns = self._clock.monotonic_ns()
-            return True
-        return life.users > 0
 
     async def _recover_one(self, record: InstanceRecord) -> None:
         if record.intent is Intent.CREATE:
@@ -544,14 +559,15 @@ class Instances:
             await self._housing.forget(record.snapshot_id)
             self._ledger.forget(record.id)
             return
-        life = _Life(record, Tenant(record.tenant), self._clock.monotonic_ns())
+        life = Life(record, Tenant(record.tenant), self._clock.monotonic_ns())
         self._lives[record.id] = life
         if record.state in _AWAKE:
             await self._take_up(life)
+            self._idleness.begin(life)
         elif record.intent is not None:
             self._take_back(life, settled(record, sandbox_id=None))
 
-    async def _take_up(self, life: _Life) -> None:
+    async def _take_up(self, life: Life) -> None:
         record = life.record
         life.sandbox = await self._housing.adopt(record)
         if life.sandbox is None:
@@ -561,6 +577,8 @@ class Instances:
             else:
                 self._fail(life, "its sandbox was lost while no gateway ran")
             return
+        with suppress(FaasError):  # killed while it was resized
+            await life.sandbox.apply_limits(record.spec.limits)
         if record.intent is Intent.STOP:
             await self._housing.forget(record.snapshot_id)
             state = InstanceState.RUNNING
@@ -586,17 +604,9 @@ def _within(spec: ExecutionSpec, instance: InstanceRecord) -> ExecutionSpec:
 
 def _as_execution(spec: InstanceSpec) -> ExecutionSpec:
     return ExecutionSpec(
-        argv=("true",), image=spec.image, runtime=spec.runtime, network=spec.network
-    )
-
-
-def _not_running(record: InstanceRecord) -> FaasError:
-    if record.state is InstanceState.FAILED:
-        return SandboxBrokenError(f"the instance failed: {record.problem}")
-    word = _UNDER_WAY[record.intent] if record.intent else record.state.value
-    hints = {InstanceState.STOPPED: "start it first", InstanceState.PAUSED: "resume it first"}
-    return WrongStateError(
-        f"the instance is {word}",
-        hint=hints.get(record.state),
-        details={"state": record.state.value},
+        argv=("true",),
+        image=spec.image,
+        runtime=spec.runtime,
+        network=spec.network,
+        isolation_min=spec.isolation_min,
     )

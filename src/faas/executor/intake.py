@@ -7,12 +7,17 @@ taking it, nobody else runs, so fifty requests with one key are one execution.
 from dataclasses import replace
 
 from faas.clock import Clock, Deadline
-from faas.errors import FaasError, IdempotencyConflictError, UnavailableError
+from faas.errors import (
+    FaasError,
+    IdempotencyConflictError,
+    ImageNotFoundError,
+    UnavailableError,
+)
 from faas.events import EventBus, ExecutionQueued, ExecutionRejected
-from faas.executor.active import Active
+from faas.executor.active import NO_ROOT, Active
 from faas.executor.admission import Admission, Ticket
 from faas.executor.idempotency import IdempotencyKey
-from faas.executor.images import ImageResolver
+from faas.executor.images import ImageAsk, ImageResolver, ImageWatch, at_hand
 from faas.executor.instances import Instances
 from faas.executor.layers import starts_on_layers
 from faas.executor.ledger import Ledger
@@ -24,8 +29,10 @@ from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import output_files
 from faas.executor.warm_pool import WarmPool
 from faas.ids import ExecutionId, TenantId, new_execution_id
+from faas.images import ImageOrder
 from faas.model import ExecutionSpec, ExecutionState, Mode
-from faas.sandbox.protocols import RootFilesystem, Runtime
+from faas.sandbox.choice import Choice, IsWarm
+from faas.sandbox.protocols import RootFilesystem
 from faas.sandbox.registry import Registry
 from faas.tenancy import Principal
 
@@ -70,6 +77,7 @@ class Intake:
         idempotency: IdempotencyKey | None,
         deadline: Deadline | None,
         is_detached: bool,
+        ask: ImageAsk | None = None,
     ) -> tuple[Active | Stored, bool]:
         """Return the execution of a request, and whether it is a new one that must be driven.
 
@@ -86,8 +94,9 @@ class Intake:
             check_mode(spec)
             if spec.mode is Mode.PERSISTENT:
                 spec = self._settled(spec, principal)
-            runtime = self._registry.pick(spec)
-            root = self._images.resolve(spec.image)
+            root, order = self._image(spec, principal.tenant.id, ask or ImageAsk())
+            is_warm = None if root is None else self._is_warm(spec, root)
+            choice = self._registry.choose(spec, root, is_warm=is_warm)
             ticket = self._admission.enter(principal.tenant)
         except FaasError as failure:
             self.rejected += 1
@@ -97,8 +106,9 @@ class Intake:
             spec,
             principal,
             ticket=ticket,
-            runtime=runtime,
+            choice=choice,
             root=root,
+            order=order,
             idempotency=idempotency,
             is_detached=is_detached or idempotency is not None,
         )
@@ -109,6 +119,20 @@ class Intake:
             ExecutionQueued(execution_id=active.entry.id, tenant=active.entry.tenant)
         )
         return active, True
+
+    def _is_warm(self, spec: ExecutionSpec, root: RootFilesystem) -> IsWarm:
+        return lambda choice: self._pool.has_ready(template_of(choice, root, spec))
+
+    def _image(
+        self, spec: ExecutionSpec, tenant: TenantId, ask: ImageAsk
+    ) -> tuple[RootFilesystem | None, ImageOrder | None]:
+        """Return the image of a request, or the order by which it is found or fetched first."""
+        try:
+            return at_hand(self._images, spec, tenant, ask)
+        except ImageNotFoundError:
+            # Whoever asked for a runtime that is not here is told that first.
+            self._registry.choose(spec)
+            raise
 
     def _settled(self, spec: ExecutionSpec, principal: Principal) -> ExecutionSpec:
         """Fill in where a command of mode `persistent` runs."""
@@ -156,16 +180,18 @@ class Intake:
         principal: Principal,
         *,
         ticket: Ticket,
-        runtime: Runtime,
-        root: RootFilesystem,
+        choice: Choice,
+        root: RootFilesystem | None,
+        order: ImageOrder | None,
         idempotency: IdempotencyKey | None,
         is_detached: bool,
     ) -> Active:
         """Give it a ready sandbox at once where that is possible: one commit less to wait for."""
         sandbox = None
         is_pooled = spec.mode not in (Mode.PERSISTENT, Mode.CACHED)
-        if ticket.is_granted and is_pooled and not starts_on_layers(runtime, spec):
-            sandbox = self._pool.take(template_of(runtime, root, spec), root)
+        is_pooled = is_pooled and not starts_on_layers(choice.runtime, spec)
+        if root is not None and ticket.is_granted and is_pooled:
+            sandbox = self._pool.take(template_of(choice, root, spec), root, spec.image)
         now = self._clock.now()
         has_place = sandbox is not None
         entry = Beginning(
@@ -176,7 +202,7 @@ class Intake:
             is_detached=is_detached,
             idempotency_key=idempotency.key if idempotency else None,
             request_digest=idempotency.request_digest if idempotency else None,
-            runtime=runtime.name,
+            runtime=choice.runtime.name,
             sandbox_id=sandbox.id if sandbox else None,
             created_at=now,
             started_at=now if has_place else None,
@@ -185,8 +211,10 @@ class Intake:
         return Active(
             entry=entry,
             tenant=principal.tenant,
-            runtime=runtime,
-            root=root,
+            choice=choice,
+            root=root or NO_ROOT,
+            image=order,
+            image_watch=None if order is None else ImageWatch(),
             output=output_files(self._live_dir, entry.id),
             ticket=ticket,
             submitted_ns=self._clock.monotonic_ns(),

@@ -212,11 +212,13 @@ class Origins:
     @asynccontextmanager
     async def ground_of(self, active: Active) -> AsyncGenerator[LayerStack | None]:
         """Lend the layers that the sandbox of a child is to be made on, where there are such."""
-        spec, runtime = active.entry.spec, active.runtime
-        if spec.snapshot_id is None or spec.mode is Mode.PERSISTENT or runtime is None:
+        spec, choice = active.entry.spec, active.choice
+        if spec.snapshot_id is None or spec.mode is Mode.PERSISTENT or choice is None:
             yield None
             return
-        wanted = Child(runtime, active.root, SnapshotId(spec.snapshot_id), spec.limits.disk_bytes)
+        wanted = Child(
+            choice.runtime, active.root, SnapshotId(spec.snapshot_id), spec.limits.disk_bytes
+        )
         async with self._keeping.stack_for(wanted) as stack:
             yield stack
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from faas.errors import SandboxBrokenError
 from faas.executor.active import Active
+from faas.executor.images import ImageWatch
 from faas.executor.records import Stored
 from faas.executor.spool import output_files, read_range, size_of
 from faas.sandbox.protocols import OutputFiles, Progress
@@ -32,6 +33,11 @@ class ExecutionLogs:
     def _files(self) -> OutputFiles:
         """Where it lies now: an end may move it to where it lasts."""
         return self._output if self._active is None else self._active.output
+
+    @property
+    def image_watch(self) -> ImageWatch | None:
+        """Where it waits for its image, how far that is."""
+        return None if self._active is None else self._active.image_watch
 
     def progress(self) -> Progress:
         """Say how much there is of each stream, and whether more may come."""

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from faas.clock import Clock
 from faas.errors import FaasError, SandboxBrokenError, UnavailableError
 from faas.events import EventBus
-from faas.executor.active import Active
+from faas.executor.active import NO_ROOT, Active
 from faas.executor.admission import Admission, Ticket
-from faas.executor.images import ImageResolver
+from faas.executor.images import ImageAsk, ImageResolver, ImageWatch, at_hand
 from faas.executor.instances import Instances
 from faas.executor.ledger import Ledger
 from faas.executor.records import Beginning
@@ -159,14 +159,17 @@ class Recovery:
         if not entry.is_detached:
             return self._doomed(entry, UnavailableError(NOT_BEGUN), was_started=False)
         try:
-            runtime = self._registry.pick(entry.spec)
-            root = self._images.resolve(entry.spec.image)
+            # A request's own credentials died with the former gateway.
+            root, order = at_hand(self._images, entry.spec, entry.tenant, ImageAsk())
+            choice = self._registry.choose(entry.spec, root)
         except FaasError as failure:
             return self._doomed(entry, failure, was_started=False)
         remove(output_files(self._settings.live_dir, entry.id))
         ticket = self._admission.enter_recovered(Tenant(entry.tenant), is_running=False)
         active = self._active(entry, ticket)
-        active.runtime, active.root = runtime, root
+        active.choice, active.root = choice, root or NO_ROOT
+        if order is not None:
+            active.image, active.image_watch = order, ImageWatch()
         active.state, active.started_at = ExecutionState.QUEUED, None
         return active
 

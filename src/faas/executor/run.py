@@ -15,6 +15,7 @@ from faas.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
     NotFoundError,
+    UnsupportedError,
     WrongStateError,
 )
 from faas.events import EventBus, ExecutionStarted
@@ -25,12 +26,14 @@ from faas.executor.layers import starts_on_layers
 from faas.executor.ledger import Ledger
 from faas.executor.origins import Origins
 from faas.executor.places import Places
+from faas.executor.pool_shelf import Template
 from faas.executor.records import Beginning
 from faas.executor.result_cache import ResultCache
 from faas.executor.settings import ExecutorSettings
 from faas.executor.spool import read_both, read_whole
-from faas.executor.warm_pool import Template, WarmPool
+from faas.executor.warm_pool import WarmPool
 from faas.ids import SandboxId, new_sandbox_id
+from faas.images import ImageProvider
 from faas.lifecycle import SandboxState
 from faas.model import (
     ExecutionResult,
@@ -39,11 +42,12 @@ from faas.model import (
     ExitReason,
     Limits,
     Mode,
-    NetworkMode,
     Timings,
     Usage,
 )
+from faas.sandbox.choice import Choice
 from faas.sandbox.guarded import GuardedSandbox, create_guarded
+from faas.sandbox.isolation import reaches
 from faas.sandbox.layers import LayerStack
 from faas.sandbox.protocols import (
     Command,
@@ -52,6 +56,7 @@ from faas.sandbox.protocols import (
     Runtime,
     SandboxSpec,
 )
+from faas.sandbox.registry import Registry
 from faas.tenancy import Principal
 
 MAIN = "main"
@@ -92,6 +97,9 @@ class Workshop:
     clock: Clock
     instances: Instances
     places: Places
+    images: ImageProvider | None = None
+    """None: images are known beforehand, and none is ever fetched."""
+    registry: Registry | None = None
     results: ResultCache | None = None
     origins: Origins | None = None
 
@@ -101,9 +109,11 @@ def process_name(entry: Beginning) -> str:
     return entry.id if entry.spec.mode is Mode.PERSISTENT else MAIN
 
 
-def template_of(runtime: Runtime, root: RootFilesystem, spec: ExecutionSpec) -> Template:
+def template_of(choice: Choice, root: RootFilesystem, spec: ExecutionSpec) -> Template:
     """Say which shelf of the warm pool serves an execution."""
-    return Template(runtime.name, root.digest, spec.network, spec.limits.disk_bytes)
+    disk_bytes = spec.limits.disk_bytes
+    name = choice.runtime.name
+    return Template(name, root.digest, spec.network, disk_bytes, choice.isolation_min)
 
 
 async def run_once(active: Active, shop: Workshop) -> ExecutionResult:
@@ -120,8 +130,13 @@ async def run_once(active: Active, shop: Workshop) -> ExecutionResult:
 async def run_in(
     active: Active, shop: Workshop, sandbox: GuardedSandbox, *, granted_ns: int
 ) -> ExecutionResult:
-    """Run an execution in this sandbox, whoever made it."""
+    """Run an execution in this sandbox, whoever made it.
+
+    Raises:
+        UnsupportedError: the sandbox isolates less than the execution demands.
+    """
     clock = shop.clock
+    _check_isolation(active, sandbox)
     command = await _prepare(active, shop, sandbox)
     ready_ns = clock.monotonic_ns()
     active.was_started = True
@@ -150,6 +165,17 @@ async def run_in(
         collect_us=(clock.monotonic_ns() - ended_ns) // 1000,
     )
     return _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)
+
+
+def _check_isolation(active: Active, sandbox: GuardedSandbox) -> None:
+    """Never lower what was demanded, also not for an instance that was made before."""
+    demanded = active.entry.spec.isolation_min
+    if not reaches(sandbox.isolation, demanded):
+        raise UnsupportedError(
+            f"its sandbox isolates by {sandbox.isolation}, less than {demanded}",
+            hint="make the instance with that isolation",
+            details={"supported": {sandbox.runtime: [sandbox.isolation]}},
+        )
 
 
 async def run_persistent(active: Active, shop: Workshop) -> ExecutionResult:
@@ -212,6 +238,7 @@ def cancelled_result(active: Active) -> ExecutionResult:
         usage=Usage(),
         timings=Timings(),
         runtime_used=active.entry.runtime or "",
+        runtime_reason=active.runtime_reason,
         isolation="" if sandbox is None else sandbox.isolation,
         image_digest=active.root.digest,
         sandbox_id=SandboxId("") if sandbox is None else sandbox.id,
@@ -222,7 +249,7 @@ async def make_sandbox(
     runtime: Runtime,
     root: RootFilesystem,
     limits: Limits,
-    network: NetworkMode,
+    template: Template,
     shop: Workshop,
     *,
     layers: LayerStack | None = None,
@@ -230,7 +257,14 @@ async def make_sandbox(
     """Make a sandbox for a template or for one execution, perhaps on layers."""
     return await create_guarded(
         runtime,
-        SandboxSpec(id=new_sandbox_id(), root=root, limits=limits, network=network, layers=layers),
+        SandboxSpec(
+            id=new_sandbox_id(),
+            root=root,
+            limits=limits,
+            network=template.network,
+            isolation_min=template.isolation_min,
+            layers=layers,
+        ),
         clock=shop.clock,
         events=shop.events,
         seconds_max=shop.settings.create_seconds_max,
@@ -239,20 +273,22 @@ async def make_sandbox(
 
 async def _find_sandbox(active: Active, shop: Workshop) -> GuardedSandbox:
     """Take one now if it had to wait for its turn, else make one: the pool was asked before."""
-    runtime, root, spec = active.runtime, active.root, active.entry.spec
-    assert runtime is not None  # noqa: S101  only what recovery dooms or adopts has none
-    if starts_on_layers(runtime, spec):
+    choice, root, spec = active.choice, active.root, active.entry.spec
+    assert choice is not None  # noqa: S101  only what recovery dooms or adopts has none
+    template = template_of(choice, root, spec)
+    if starts_on_layers(choice.runtime, spec):
         assert shop.origins is not None  # noqa: S101  its snapshot was found there
         async with shop.origins.ground_of(active) as layers:
             active.sandbox = await make_sandbox(
-                runtime, root, spec.limits, spec.network, shop, layers=layers
+                choice.runtime, root, spec.limits, template, shop, layers=layers
             )
         return active.sandbox
-    if active.ticket.turn is not None or spec.mode is Mode.CACHED:
-        active.sandbox = shop.pool.take(template_of(runtime, root, spec), root)
+    is_first_look = active.ticket.turn is None and active.image is None
+    if not is_first_look or spec.mode is Mode.CACHED:
+        active.sandbox = shop.pool.take(template, root, spec.image)
         active.is_from_pool = active.sandbox is not None
     if active.sandbox is None:
-        active.sandbox = await make_sandbox(runtime, root, spec.limits, spec.network, shop)
+        active.sandbox = await make_sandbox(choice.runtime, root, spec.limits, template, shop)
     return active.sandbox
 
 
@@ -357,6 +393,7 @@ def _result(
         usage=Usage(cpu_us=end.cpu_us, memory_peak_bytes=end.memory_peak_bytes),
         timings=timings,
         runtime_used=sandbox.runtime,
+        runtime_reason=active.runtime_reason,
         isolation=sandbox.isolation,
         image_digest=sandbox.image_digest,
         sandbox_id=sandbox.id,

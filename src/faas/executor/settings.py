@@ -32,6 +32,10 @@ class ExecutorSettings:
     """Ready sandboxes of all images together."""
     pool_idle_seconds: float = 60.0
     """A template nobody asked for that long gives its sandboxes back."""
+    pool_memory_bytes: int | None = None
+    """What ready sandboxes may hold of the machine's memory, as their runtimes say; None: any."""
+    pool_reserve_share: float = 0.0
+    """When less of the machine's memory is available, nothing is made ready, and what is goes."""
     pool_limits: Limits = field(default_factory=Limits)
     """What pooled sandboxes are made with; requests that differ have theirs applied when taken."""
     create_seconds_max: float = 60.0
@@ -58,6 +62,14 @@ class ExecutorSettings:
     """Of one tenant, in whatever state."""
     instance_idle_seconds: float = 900.0
     """Of an instance made by an execution in mode `persistent`: unused that long it sleeps."""
+
+    ports_url: str = "http://*.localhost:8080"
+    """Where exposed ports of instances are; `*` stands for the name of one."""
+
+    @property
+    def pools_path(self) -> Path:
+        """What the warm pools are to hold again after a restart."""
+        return self.data_dir / "pools.json"
 
     @property
     def results_path(self) -> Path:

@@ -3,7 +3,7 @@
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from faas.events import EventBus
@@ -13,6 +13,7 @@ from faas.gateway.container_stream import ContainerStreams
 from faas.gateway.docs import docs_endpoints
 from faas.gateway.door import Door, ImageShelf
 from faas.gateway.middleware import Front
+from faas.gateway.port_door import PROXY_PATH, PortDoor, PortPath
 from faas.gateway.routing import Endpoint, Resource
 from faas.gateway.settings import GatewaySettings
 from faas.gateway.table import ENDPOINTS
@@ -75,9 +76,12 @@ def build_app(
     ]
     if settings.cors_origins:
         layers.insert(0, _cors(settings.cors_origins))
+    # Outermost: what comes for a port has nothing to do with the API.
+    layers.insert(0, Middleware(PortDoor, door=door))
     app = GatewayApp(
         routes=[
             WebSocketRoute("/api/v1/containers/{id}/stream", ContainerStreams(door)),
+            Mount(PROXY_PATH, PortPath(door)),
             *(Route(path, resource) for path, resource in resources.items()),
         ],
         middleware=layers,

@@ -40,6 +40,11 @@ class Keyring:
         """Whether no key is asked for."""
         return not self._keys
 
+    def knows(self, authorization: bytes) -> bool:
+        """Whether an Authorization header holds one of the keys."""
+        presented = _presented({b"authorization": authorization}) or authorization
+        return hashlib.sha256(presented).digest() in self._keys
+
     def identify(self, headers: Mapping[bytes, bytes]) -> Principal:
         """Return who sent these headers.
 

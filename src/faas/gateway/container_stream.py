@@ -16,7 +16,7 @@ import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.responses import Response
@@ -26,7 +26,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from faas.errors import (
     FaasError,
     InvalidArgumentError,
-    PermissionDeniedError,
     ResourceExhaustedError,
     UnavailableError,
 )
@@ -46,6 +45,7 @@ from faas.gateway.door import Door
 from faas.gateway.file_watch import FileWatch
 from faas.gateway.middleware import trace_id_of
 from faas.gateway.offsets import parse_offsets
+from faas.gateway.origins import check_origin
 from faas.ids import ExecutionId
 from faas.lifecycle import InstanceState
 from faas.tenancy import Principal
@@ -88,7 +88,7 @@ class ContainerStreams:
         try:
             principal = self._door.keys.identify(headers)
             principal.require(KeyScope.EXECUTE)
-            self._check_origin(headers)
+            check_origin(headers, self._door.settings)
             self._check_room()
             reference: str = scope["path_params"]["id"]
             place = self._door.executor.places.find(reference, principal)
@@ -125,18 +125,6 @@ class ContainerStreams:
             raise ResourceExhaustedError(
                 f"{most} streams are open, and more are not allowed",
                 details={"streams_max": most},
-            )
-
-    def _check_origin(self, headers: dict[bytes, bytes]) -> None:
-        origin = headers.get(b"origin", b"").decode("latin-1")
-        allowed = self._door.settings.cors_origins
-        host = headers.get(b"host", b"").decode("latin-1")
-        if origin and origin not in allowed and "*" not in allowed:
-            if urlsplit(origin).netloc.lower() == host.lower():
-                return
-            raise PermissionDeniedError(
-                f"pages of {origin[:128]} may not connect",
-                hint="name it in cors_origins on the gateway",
             )
 
 

@@ -54,6 +54,8 @@ class Door:
     keys: Keyring = field(init=False)
     streams: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
     """The tasks that serve a log stream now."""
+    tunnels: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
+    """The tasks that serve a connection to a port now."""
     is_closing: bool = False
 
     def __post_init__(self) -> None:
@@ -73,5 +75,5 @@ class Door:
         Their clients resume at the next gateway by `Last-Event-ID`.
         """
         self.is_closing = True
-        for task in tuple(self.streams):
+        for task in (*self.streams, *self.tunnels):
             task.cancel()

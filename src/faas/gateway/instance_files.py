@@ -33,7 +33,7 @@ _PATH_BYTES_MAX = 4096
 async def read(door: Door, exchange: Exchange) -> Reply:
     """`GET /api/v1/instances/{id}/files`"""
     query = exchange.query("path", "offset", "limit")
-    path = _path(query)
+    path = path_in(query)
     offset: int = number(query, "offset", 0)
     limit: int = number(query, "limit", READ_DEFAULT, least=1, most=READ_MAX)
     async with door.executor.instances.use(reference(exchange), exchange.principal) as (_, sandbox):
@@ -53,7 +53,7 @@ async def read(door: Door, exchange: Exchange) -> Reply:
 async def write(door: Door, exchange: Exchange) -> NoContent:
     """`PUT /api/v1/instances/{id}/files`"""
     query = exchange.query("path", "mode")
-    path, mode = _path(query), query.get("mode", "0644")
+    path, mode = path_in(query), query.get("mode", "0644")
     if not _OCTAL.fullmatch(mode):
         raise InvalidArgumentError(f"query: mode {mode[:16]!r} is not octal, such as 0755")
     data = await exchange.body()
@@ -65,7 +65,7 @@ async def write(door: Door, exchange: Exchange) -> NoContent:
 async def remove(door: Door, exchange: Exchange) -> NoContent:
     """`DELETE /api/v1/instances/{id}/files`"""
     query = exchange.query("path", "recursive")
-    path = _path(query)
+    path = path_in(query)
     is_recursive = choice(query, "recursive", ("false", "true")) == "true"
     async with door.executor.instances.use(reference(exchange), exchange.principal) as (_, sandbox):
         await sandbox.remove(path, recursive=is_recursive)
@@ -74,7 +74,7 @@ async def remove(door: Door, exchange: Exchange) -> NoContent:
 
 async def list_directory(door: Door, exchange: Exchange) -> Reply:
     """`GET /api/v1/instances/{id}/files/list`"""
-    path = _path(exchange.query("path"))
+    path = path_in(exchange.query("path"))
     async with door.executor.instances.use(reference(exchange), exchange.principal) as (_, sandbox):
         entries = await sandbox.list_dir(path)
     return Reply(encode(DirectoryView(path, [_view(entry) for entry in entries])))
@@ -82,7 +82,7 @@ async def list_directory(door: Door, exchange: Exchange) -> Reply:
 
 async def stat(door: Door, exchange: Exchange) -> Reply:
     """`GET /api/v1/instances/{id}/files/stat`"""
-    path = _path(exchange.query("path"))
+    path = path_in(exchange.query("path"))
     async with door.executor.instances.use(reference(exchange), exchange.principal) as (_, sandbox):
         return Reply(encode(_view(await sandbox.stat(path))))
 
@@ -111,7 +111,7 @@ async def make_directory(door: Door, exchange: Exchange) -> NoContent:
 
 async def upload(door: Door, exchange: Exchange) -> NoContent:
     """`PUT /api/v1/instances/{id}/archive`"""
-    path = _path(exchange.query("path"))
+    path = path_in(exchange.query("path"))
     tar = await exchange.body()
     async with door.executor.instances.use(reference(exchange), exchange.principal) as (_, sandbox):
         await sandbox.make_dir(path)
@@ -121,7 +121,7 @@ async def upload(door: Door, exchange: Exchange) -> NoContent:
 
 async def download(door: Door, exchange: Exchange) -> ASGIApp:
     """`GET /api/v1/instances/{id}/archive`"""
-    path = _path(exchange.query("path"))
+    path = path_in(exchange.query("path"))
     pieces = _tar(door, exchange, path)
     # The first piece before the answer begins: what is not there is a problem, not a torn tar.
     first = await anext(pieces, b"")
@@ -165,7 +165,12 @@ class _TarReply:
         await send({"type": "http.response.body", "body": b""})
 
 
-def _path(query: dict[str, str]) -> str:
+def path_in(query: dict[str, str]) -> str:
+    """Read the path a query names.
+
+    Raises:
+        InvalidArgumentError: it names none, or what is none.
+    """
     path = query.get("path")
     if path is None:
         raise InvalidArgumentError("query: path is missing", hint="add ?path=/absolute/path")

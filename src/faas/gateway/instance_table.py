@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from faas.errors import InvalidArgumentError
 from faas.gateway import instance_files as files
-from faas.gateway import instances
+from faas.gateway import instances, ports, watch_stream
 from faas.gateway.door import Door
 from faas.gateway.exchange import Exchange
 from faas.gateway.instance_wire import (
@@ -15,9 +15,12 @@ from faas.gateway.instance_wire import (
     InstanceInfoView,
     InstanceRequest,
     InstanceView,
+    LeaseRequest,
     MakeDirectoryRequest,
     MoveRequest,
+    ResizeRequest,
 )
+from faas.gateway.port_wire import ExposedView, ExposeRequest, OperatorExposeRequest, PortView
 from faas.gateway.replies import Reply
 from faas.gateway.routing import Answer, Endpoint, Handler, Parameter
 from faas.gateway.wire import ExecuteRequest, ExecutionView
@@ -96,8 +99,28 @@ INSTANCE_ENDPOINTS: tuple[Endpoint, ...] = (
         instances.list_instances,
         "List instances, newest first",
         "instances",
-        (Answer(200, "All of the tenant's.", list[InstanceView]),),
+        (Answer(200, "A page.", list[InstanceView], headers=("X-Next-Cursor",)),),
         Scope.READ,
+        parameters=(
+            _query("limit", "Most of them.", type="integer", minimum=1, maximum=instances.PAGE_MAX),
+            _query(
+                "cursor",
+                "Go on after this one: `X-Next-Cursor` of the page before.",
+                type="string",
+                pattern="^inst-[0-9a-hjkmnp-tv-z]{26}$",
+            ),
+        ),
+    ),
+    Endpoint(
+        "POST",
+        "/api/v1/ports/expose",
+        ports.expose_for_operator,
+        "Expose a port, in the operator API's shape",
+        "instances",
+        (Answer(200, "Its address, token included.", ExposedView),),
+        Scope.EXECUTE,
+        body=OperatorExposeRequest,
+        failures=(404, 409, 413, 415, 429, 501, 503, 504),
     ),
     Endpoint(
         "GET",
@@ -129,6 +152,50 @@ INSTANCE_ENDPOINTS: tuple[Endpoint, ...] = (
     _row("POST", "/stop", instances.stop, "End its commands, keep its files", _DONE),
     _row("POST", "/pause", instances.pause, "Freeze it, memory and all", _AS_IT_IS),
     _row("POST", "/resume", instances.resume, "Let a paused instance go on", _AS_IT_IS),
+    _row(
+        "POST",
+        "/resize",
+        instances.resize,
+        "Give it other limits, while it runs or for its next start",
+        _AS_IT_IS,
+        body=ResizeRequest,
+    ),
+    _row(
+        "POST",
+        "/lease",
+        instances.lease,
+        "Hold it for so long from now",
+        _AS_IT_IS,
+        body=LeaseRequest,
+    ),
+    _row(
+        "POST",
+        "/ports",
+        ports.expose,
+        "Let a port of it be reached",
+        Answer(200, "Its address, and a token.", PortView),
+        body=ExposeRequest,
+    ),
+    _row(
+        "GET",
+        "/ports",
+        ports.list_ports,
+        "List its exposed ports",
+        Answer(200, "Lowest first.", list[PortView]),
+        scope=Scope.READ,
+    ),
+    _row(
+        "DELETE",
+        "/ports/{port}",
+        ports.close,
+        "Let a port be reached no more",
+        _DONE,
+        parameters=(
+            Parameter(
+                "port", "path", "Its number.", {"type": "integer", "minimum": 1, "maximum": 65535}
+            ),
+        ),
+    ),
     _row(
         "GET",
         "/files",
@@ -174,6 +241,14 @@ INSTANCE_ENDPOINTS: tuple[Endpoint, ...] = (
         files.stat,
         "Look at one file",
         Answer(200, "What it is.", FileView),
+        parameters=(_PATH,),
+    ),
+    _row(
+        "GET",
+        "/files/watch",
+        watch_stream.watch,
+        "Hear what changes below a directory",
+        Answer(200, "Server-sent events.", media_type="text/event-stream"),
         parameters=(_PATH,),
     ),
     _row("POST", "/files/move", files.move, "Rename a file or directory", _DONE, body=MoveRequest),

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 from faas.gateway.wire import (
     EnvName,
     EnvPair,
+    IsolationName,
     NetworkName,
     Path,
     Plain,
@@ -64,6 +65,9 @@ class InstanceRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(description="`uid` or `uid:gid`, of commands that name none."),
     ] = None
     network: NetworkName | None = None
+    isolation: Annotated[
+        IsolationName | None, Meta(description="The least isolation accepted; never lowered.")
+    ] = None
     ttl_seconds: Annotated[
         Seconds | None, Meta(description="Deleted that long after it was made, whatever it does.")
     ] = None
@@ -74,6 +78,10 @@ class InstanceRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         IdleActionName,
         Meta(description="How it is put to sleep. Its next use wakes it, unless deleted."),
     ] = "stop"
+    lease_seconds: Annotated[
+        Seconds | None,
+        Meta(description="Put away by `idle_action` unless its lease is renewed in time."),
+    ] = None
     persistent: Annotated[
         bool | None, Meta(description="Said by older clients; every instance is.")
     ] = None
@@ -109,6 +117,25 @@ class InstanceView(Struct, frozen=True, kw_only=True):
     ttl_seconds: float | None
     idle_seconds: float | None
     idle_action: IdleActionName
+    lease_seconds: float | None
+    lease_until: datetime | None
+    ports: list[int]
+    """Those that are exposed."""
+
+
+class ResizeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Other limits; what is not named stays."""
+
+    memory_mb: Annotated[int, Meta(ge=8)] | None = None
+    cpu_cores: Annotated[float, Meta(ge=0.01)] | None = None
+    pids_max: Annotated[int, Meta(ge=4)] | None = None
+    disk_mb: Annotated[int, Meta(ge=1)] | None = None
+
+
+class LeaseRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hold an instance for so long from now; null ends the lease."""
+
+    seconds: Seconds | None
 
 
 class InstanceResources(Struct, frozen=True):

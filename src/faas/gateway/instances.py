@@ -9,19 +9,24 @@ from faas.errors import InvalidArgumentError, UnsupportedError
 from faas.executor.instance_records import IdleAction, InstanceRecord, InstanceSpec
 from faas.gateway import executions
 from faas.gateway.door import Door
-from faas.gateway.exchange import Exchange
+from faas.gateway.exchange import Exchange, number
 from faas.gateway.instance_wire import (
     InstanceInfoView,
     InstanceRequest,
     InstanceResources,
     InstanceView,
+    LeaseRequest,
+    ResizeRequest,
 )
-from faas.gateway.replies import NoContent, Reply
+from faas.gateway.replies import Headers, NoContent, Reply
 from faas.gateway.settings import GatewaySettings
 from faas.gateway.specs import check, read_request
 from faas.gateway.strict import Faults, decode
 from faas.gateway.wire import ExecuteRequest
+from faas.ids import parse
 from faas.model import Mode
+
+PAGE_DEFAULT, PAGE_MAX = 100, 500
 
 _MIB = 1 << 20
 _MIB_A_GIB = 1024
@@ -40,9 +45,19 @@ async def create(door: Door, exchange: Exchange) -> Reply:
 
 async def list_instances(door: Door, exchange: Exchange) -> Reply:
     """`GET /api/v1/instances`"""
-    exchange.query()
-    found = door.executor.instances.list(exchange.principal)
-    return Reply(encode([view(record) for record in found]))
+    query = exchange.query("limit", "cursor")
+    limit: int = number(query, "limit", PAGE_DEFAULT, least=1, most=PAGE_MAX)
+    cursor = query.get("cursor")
+    before = None if cursor is None else parse(cursor, prefix="inst")
+    found = [
+        record
+        for record in door.executor.instances.list(exchange.principal)
+        if before is None or record.id < before
+    ]
+    headers: Headers | None = None
+    if len(found) > limit:
+        headers = [(b"x-next-cursor", found[limit - 1].id.encode())]
+    return Reply(encode([view(record) for record in found[:limit]]), headers=headers)
 
 
 async def get(door: Door, exchange: Exchange) -> Reply:
@@ -55,6 +70,7 @@ async def info(door: Door, exchange: Exchange) -> Reply:
     """`GET /api/v1/instances/{id}/info`"""
     exchange.query()
     found = view(door.executor.instances.get(reference(exchange), exchange.principal))
+    ports = door.executor.instances.ports.list(found.id, exchange.principal)
     resources = InstanceResources(found.cpu_cores, found.memory_mb, found.disk_mb / _MIB_A_GIB)
     return Reply(
         encode(
@@ -63,7 +79,7 @@ async def info(door: Door, exchange: Exchange) -> Reply:
                 status=found.status,
                 created_at=found.created_at,
                 resources=resources,
-                exposed_ports={},
+                exposed_ports={str(one.port): one.url for one in ports},
             )
         )
     )
@@ -113,6 +129,48 @@ async def resume(door: Door, exchange: Exchange) -> Reply:
     return Reply(encode(view(found)))
 
 
+async def resize(door: Door, exchange: Exchange) -> Reply:
+    """`POST /api/v1/instances/{id}/resize`"""
+    exchange.require_json()
+    exchange.query()
+    asked = decode(await exchange.body(), ResizeRequest)
+    limits = door.executor.instances.get(reference(exchange), exchange.principal).spec.limits
+    # The same checks as when it was made; what is not named stays.
+    wanted = check(
+        ExecuteRequest(
+            command="true",
+            memory_mb=asked.memory_mb or limits.memory_bytes // _MIB,
+            cpu_cores=asked.cpu_cores or limits.cpu_millis / 1000,
+            pids_max=asked.pids_max or limits.pids_max,
+            disk_mb=asked.disk_mb or limits.disk_bytes // _MIB,
+        ),
+        door.settings,
+        Faults(),
+    ).limits
+    limits = replace(
+        limits,
+        memory_bytes=wanted.memory_bytes,
+        cpu_millis=wanted.cpu_millis,
+        pids_max=wanted.pids_max,
+        disk_bytes=limits.disk_bytes if asked.disk_mb is None else wanted.disk_bytes,
+    )
+    found = await door.executor.instances.terms.resize(
+        reference(exchange), exchange.principal, limits
+    )
+    return Reply(encode(view(found)))
+
+
+async def lease(door: Door, exchange: Exchange) -> Reply:
+    """`POST /api/v1/instances/{id}/lease`"""
+    exchange.require_json()
+    exchange.query()
+    asked = decode(await exchange.body(), LeaseRequest)
+    found = await door.executor.instances.terms.renew(
+        reference(exchange), exchange.principal, asked.seconds
+    )
+    return Reply(encode(view(found)))
+
+
 async def delete(door: Door, exchange: Exchange) -> NoContent:
     """`DELETE /api/v1/instances/{id}`"""
     await door.executor.instances.delete(_step(exchange), exchange.principal)
@@ -155,6 +213,9 @@ def view(record: InstanceRecord) -> InstanceView:
         ttl_seconds=spec.ttl_seconds,
         idle_seconds=spec.idle_seconds,
         idle_action=spec.idle_action.value,
+        lease_seconds=spec.lease_seconds,
+        lease_until=record.lease_until,
+        ports=[one.port for one in record.ports],
     )
 
 
@@ -180,6 +241,7 @@ def _spec(request: InstanceRequest, settings: GatewaySettings) -> InstanceSpec:
             working_dir=request.working_dir,
             user=request.user,
             network=request.network,
+            isolation=request.isolation,
         ),
         settings,
         faults,
@@ -194,6 +256,7 @@ def _spec(request: InstanceRequest, settings: GatewaySettings) -> InstanceSpec:
         runtime=asked.runtime,
         limits=asked.limits,
         network=asked.network,
+        isolation_min=asked.isolation_min,
         env=asked.env,
         working_dir=asked.working_dir,
         user=asked.user,
@@ -201,4 +264,5 @@ def _spec(request: InstanceRequest, settings: GatewaySettings) -> InstanceSpec:
         ttl_seconds=request.ttl_seconds,
         idle_seconds=request.idle_seconds,
         idle_action=IdleAction(request.idle_action),
+        lease_seconds=request.lease_seconds,
     )

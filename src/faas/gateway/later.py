@@ -17,14 +17,13 @@ SUPPORTED = (
     "GET /api/v1/logs/{id}/stream",
     "POST /api/v1/fork, /api/v1/branches/race, /api/v1/branches/merge",
     "GET POST /api/v1/snapshots, and below /api/v1/snapshots/{id}",
+    "POST /api/v1/prewarm, GET /api/v1/pools",
     "WebSocket /api/v1/containers/{id}/stream",
     "GET POST /api/v1/instances, and below /api/v1/instances/{id}",
 )
 
 ROWS: dict[str, str] = {
-    "/api/v1/prewarm": "POST",
     "/api/v1/branches": "GET POST",
-    "/api/v1/ports/expose": "POST",
     "/api/v1/usage": "GET",
     "/api/v1/logs": "GET",
     "/api/v1/functions": "GET POST",

@@ -18,6 +18,7 @@ STATUS: dict[type[errors.FaasError], int] = {
     errors.PermissionDeniedError: 403,
     errors.NotFoundError: 404,
     errors.ConflictError: 409,
+    errors.PortClosedError: 502,
     errors.TooLargeError: 413,
     errors.ResourceExhaustedError: 429,
     errors.UnsupportedError: 501,
@@ -69,11 +70,19 @@ class RouteNotFoundError(errors.NotFoundError):
     code = "route_not_found"
 
 
+class BadGatewayError(errors.UnavailableError):
+    """The server in the sandbox did not answer as HTTP demands. Look at what it logs."""
+
+    code = "bad_gateway"
+    status = 502
+
+
 HTTP_ONLY: tuple[type[errors.FaasError], ...] = (
     MethodNotAllowedError,
     UnsupportedMediaTypeError,
     NotAcceptableError,
     RouteNotFoundError,
+    BadGatewayError,
 )
 """Failures that only a door can have; they are in `spec/errors.yaml` beside the tree's."""
 

@@ -1,4 +1,4 @@
-"""What the gateway says of itself: health, metrics, pools, images. Nothing here does work of
+"""What the gateway says of itself: health, metrics, images. Nothing here does work of
 its own."""
 
 from collections.abc import Iterable, Sequence
@@ -18,8 +18,6 @@ from faas.gateway.wire import (
     MetricsSummaryView,
     MetricsView,
     PerformanceView,
-    PoolsView,
-    PoolView,
     RuntimeMetricsView,
 )
 from faas.metrics import Gauge
@@ -134,24 +132,6 @@ async def all_gauges(door: Door) -> list[Gauge]:
         Gauge(gauges.BUILD, 1, (door.settings.version,)),
         Gauge(gauges.UPTIME, door.uptime_ms / 1000),
     ]
-
-
-async def pools(door: Door, exchange: Exchange) -> Reply:
-    """`GET /api/v1/pools`"""
-    exchange.query()
-    stats = door.executor.stats()
-    rows = [
-        PoolView(
-            runtime=template.runtime,
-            image_digest=template.image_digest,
-            network=template.network.value,
-            ready=pool.ready,
-            busy=pool.busy,
-            target=pool.target,
-        )
-        for template, pool in stats.templates.items()
-    ]
-    return Reply(encode(PoolsView(pools=rows, queued=stats.queued, running=stats.running)))
 
 
 async def images(door: Door, exchange: Exchange) -> Reply:

@@ -1,6 +1,6 @@
 """The route table. What a row says is what is served and what the document tells."""
 
-from faas.gateway import executions, streams, system
+from faas.gateway import executions, pools, streams, system
 from faas.gateway.instance_table import INSTANCE_ENDPOINTS
 from faas.gateway.routing import Answer, Endpoint, Parameter
 from faas.gateway.state_table import STATE_ENDPOINTS
@@ -14,6 +14,8 @@ from faas.gateway.wire import (
     LogsView,
     MetricsView,
     PoolsView,
+    PrewarmRequest,
+    PrewarmView,
     StdinRequest,
     StdinView,
 )
@@ -241,11 +243,25 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET",
         "/api/v1/pools",
-        system.pools,
-        "Warm sandboxes and the queue",
+        pools.pools,
+        "Warm sandboxes by template, with the reason, and the queue",
         "system",
         (Answer(200, "As they are now.", PoolsView),),
         Scope.READ,
+    ),
+    Endpoint(
+        "POST",
+        "/api/v1/prewarm",
+        pools.prewarm,
+        "Have sandboxes ready before they are asked for",
+        "system",
+        (
+            Answer(200, "All of them are ready.", PrewarmView),
+            Answer(202, "Time was up first; the others are being made.", PrewarmView),
+        ),
+        Scope.EXECUTE,
+        body=PrewarmRequest,
+        failures=(404, 413, 415, 429, 501, 503),
     ),
     Endpoint(
         "GET",

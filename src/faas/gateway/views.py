@@ -50,6 +50,7 @@ def execution(record: ExecutionRecord) -> ExecutionView:
         cpu_ms=result.usage.cpu_us / 1000,
         memory_peak_bytes=result.usage.memory_peak_bytes,
         runtime_used=result.runtime_used,
+        runtime_reason=result.runtime_reason or None,
         isolation=result.isolation,
         image=record.spec.image,
         image_digest=result.image_digest,

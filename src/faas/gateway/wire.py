@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 RuntimeName = Literal["auto", "docker", "embedded", "firecracker", "microvm"]
 ModeName = Literal["branched", "cached", "checkpointed", "ephemeral", "persistent"]
 NetworkName = Literal["egress", "none"]
-IsolationName = Literal["container", "microvm", "none", "userns"]
+IsolationName = Literal["container", "gvisor", "microvm", "none", "userns"]
 StateName = Literal["failed", "finished", "queued", "running"]
 StreamName = Literal["stderr", "stdout"]
 ReasonName = Literal["cancelled", "exited", "out_of_memory", "signalled", "timed_out"]
@@ -223,6 +223,8 @@ class ExecutionView(Struct, frozen=True, kw_only=True):
     cpu_ms: float | None = None
     memory_peak_bytes: int | None = None
     runtime_used: str | None = None
+    runtime_reason: str | None = None
+    """Why it ran there: `asked for`, or how `auto` chose."""
     isolation: str | None = None
     image: str
     image_digest: str | None = None
@@ -327,15 +329,69 @@ class HealthView(Struct, frozen=True, kw_only=True):
     components: dict[str, Component]
 
 
+class PrewarmRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sandboxes to be made ready before they are asked for."""
+
+    image: Annotated[str, Meta(min_length=1, max_length=512, extra_json_schema=_says(_NAME))]
+    count: Annotated[
+        Annotated[int, Meta(ge=0)],
+        Meta(description="How many; it replaces what this tenant asked for before. 0 ends it."),
+    ]
+    runtime: RuntimeName | None = None
+    network: NetworkName | None = None
+    isolation: Annotated[
+        IsolationName | None, Meta(description="The least isolation accepted; never lowered.")
+    ] = None
+    disk_mb: Annotated[int, Meta(ge=1)] | None = None
+    keep_seconds: Annotated[
+        Annotated[int, Meta(ge=1, le=86_400)],
+        Meta(description="So long that many are kept ready; what is taken is made again."),
+    ] = 600
+    timeout_ms: Annotated[
+        Annotated[int, Meta(ge=0, le=600_000)],
+        Meta(description="Answer 202 with what is ready when it takes longer; 0: at once."),
+    ] = 60_000
+
+
+class PrewarmView(Struct, frozen=True, kw_only=True):
+    """How a pre-warming stands."""
+
+    image: str
+    image_digest: str
+    runtime: str
+    runtime_reason: str
+    isolation: IsolationName | None
+    """The demand its sandboxes are made by; null for the runtime's ordinary way."""
+    requested: int
+    ready: int
+    """Of the template, whoever wanted them."""
+    making: int
+    target: int
+    complete: bool
+    """Whether all that was asked for was ready at once."""
+    why: str
+    duration_ms: float
+    expires_at: datetime
+
+
 class PoolView(Struct, frozen=True, kw_only=True):
     """Warm sandboxes of one template."""
 
     runtime: str
+    image: str
+    """The name it was last asked for by; empty when it was not asked for by name."""
     image_digest: str
     network: NetworkName
+    isolation: IsolationName | None
+    disk_mb: int
     ready: int
+    making: int
     busy: int
+    """Of this template, in use by an execution."""
     target: int
+    kept: int
+    """Held whatever the demand: kept from the start, or pre-warmed."""
+    why: str
 
 
 class PoolsView(Struct, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """Optional abilities of runtimes and sandboxes: a flag to ask for, a small protocol to use."""
 
+import socket
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -10,6 +11,8 @@ class Capability(StrEnum):
     ADOPT = "adopt"
     """Take back sandboxes that outlived a gateway."""
     TTY = "tty"
+    HOST_IMAGE = "host_image"
+    """Run the image `host`: the machine's own programs."""
     EGRESS = "egress"
     PAUSE = "pause"
     FILE_SNAPSHOT = "file_snapshot"
@@ -17,6 +20,15 @@ class Capability(StrEnum):
     """Start a sandbox on what another wrote, without a copy (`faas.sandbox.layers`)."""
     MEMORY_SNAPSHOT = "memory_snapshot"
     PORTS = "ports"
+
+
+@runtime_checkable
+class Weighed(Protocol):
+    """A runtime that knows what its sandboxes hold of the machine while nothing runs in them."""
+
+    def idle_bytes(self, isolation_min: str | None) -> int:
+        """Return about how much memory one ready sandbox made by that demand holds."""
+        ...
 
 
 @runtime_checkable
@@ -29,4 +41,33 @@ class Pausable(Protocol):
 
     async def resume(self) -> None:
         """Let them go on where they were. Harmless when they run."""
+        ...
+
+
+@runtime_checkable
+class PortExposing(Protocol):
+    """A sandbox whose own ports can be reached, though it has no network."""
+
+    async def connect(self, port: int) -> socket.socket:
+        """Return a connected, non-blocking TCP socket to a port of its loopback.
+
+        What is at its other end is hostile; read and write it with MSG_DONTWAIT only, because
+        a copy of the descriptor may make it block.
+
+        Raises:
+            PortClosedError: nobody listens there.
+        """
+        ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A sandbox that knows how much it worked."""
+
+    def cpu_us(self) -> int | None:
+        """Processor time of everything in it since it was made; None where nobody counts."""
+        ...
+
+    def memory_bytes(self) -> int | None:
+        """Memory it holds now; None where nobody counts."""
         ...

@@ -10,6 +10,7 @@ dictionary, runs on any clock, and breaks on order (`FakeHost.fail_next_creates`
 import asyncio
 import io
 import posixpath
+import socket
 import tarfile
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Set as AbstractSet
@@ -20,14 +21,17 @@ from faas.clock import Clock, SystemClock
 from faas.errors import (
     InvalidArgumentError,
     NotFoundError,
+    PortClosedError,
     RuntimeUnavailableError,
     SandboxBrokenError,
+    UnsupportedError,
     WrongStateError,
 )
 from faas.ids import SandboxId
 from faas.model import ExitReason, FileInput, Limits
 from faas.sandbox.capabilities import Capability
 from faas.sandbox.fake_shell import Step, Wait, Write, interpret
+from faas.sandbox.isolation import reaches
 from faas.sandbox.protocols import (
     Command,
     Exit,
@@ -212,10 +216,15 @@ class _Box:
 
     spec: SandboxSpec
     limits: Limits
+    isolation: str = "none"
     is_alive: bool = True
     is_paused: bool = False
     files: dict[str, bytes] = field(default_factory=dict[str, bytes])
     modes: dict[str, int] = field(default_factory=dict[str, int])
+    ports: dict[int, int] = field(default_factory=dict[int, int])
+    """Of its own, and the port of this machine where a test serves it."""
+    cpu_us: int = 0
+    memory_bytes: int = 0
     dirs: set[str] = field(default_factory=lambda: {"/", "/tmp", "/workspace", "/root"})  # noqa: S108  names inside the fake
     processes: dict[str, FakeProcess] = field(default_factory=dict[str, FakeProcess])
 
@@ -230,6 +239,8 @@ class FakeHost:
         self.created = 0
         self.started: list[Command] = []
         self.create_seconds = 0.0
+        self.isolations = ("none",)
+        """Labels of the ways it isolates, the ordinary one first."""
         self._creates_to_fail = 0
         self._starts_to_break = 0
 
@@ -260,7 +271,10 @@ class FakeHost:
         if spec.root.path is not None and not spec.root.path.exists():
             raise SandboxBrokenError("the image is gone")
         self.created += 1
-        self.boxes[spec.id] = _Box(spec, spec.limits)
+        able = [one for one in self.isolations if reaches(one, spec.isolation_min)]
+        if not able:
+            raise UnsupportedError(f"the fake machine does not isolate by {spec.isolation_min}")
+        self.boxes[spec.id] = _Box(spec, spec.limits, isolation=able[0])
         return FakeSandbox(self, self.boxes[spec.id])
 
     def run(self, box: _Box, name: str, command: Command, output: OutputFiles) -> FakeProcess:
@@ -288,13 +302,13 @@ class FakeSandbox:
     """One sandbox on a `FakeHost`."""
 
     runtime = "fake"
-    isolation = "none"
 
     def __init__(self, host: FakeHost, box: _Box) -> None:
         self._host = host
         self._box = box
         self.id = box.spec.id
         self.image_digest = box.spec.root.digest
+        self.isolation = box.isolation
 
     @property
     def is_alive(self) -> bool:
@@ -414,6 +428,21 @@ class FakeSandbox:
         await self.write_file(target, content, mode=box.modes.pop(source))
         del box.files[source]
 
+    async def connect(self, port: int) -> socket.socket:
+        served = self._alive().ports.get(port)
+        if served is None:
+            raise PortClosedError(f"connect to port {port}: Connection refused")
+        connection = socket.socket()
+        connection.settimeout(0)
+        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", served))
+        return connection
+
+    def cpu_us(self) -> int | None:
+        return self._box.cpu_us
+
+    def memory_bytes(self) -> int | None:
+        return self._box.memory_bytes
+
     async def pause(self) -> None:
         self._alive().is_paused = True
 
@@ -427,7 +456,15 @@ class FakeSandbox:
 class FakeRuntime:
     """Makes sandboxes on a `FakeHost`."""
 
-    capabilities = frozenset({Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT})
+    capabilities = frozenset(
+        {
+            Capability.ADOPT,
+            Capability.TTY,
+            Capability.FILE_SNAPSHOT,
+            Capability.HOST_IMAGE,
+            Capability.PORTS,
+        }
+    )
 
     def __init__(self, host: FakeHost | None = None, *, name: str = "fake") -> None:
         self.name = name
@@ -440,7 +477,14 @@ class FakeRuntime:
 
     async def probe(self) -> ProbeReport:
         detail = "runs in memory" if self.is_available else "switched off"
-        return ProbeReport(is_available=self.is_available, detail=detail, isolation="none")
+        ordinary, *stronger = self.host.isolations
+        return ProbeReport(
+            is_available=self.is_available,
+            detail=detail,
+            isolation=ordinary,
+            isolations=tuple(stronger),
+            limits="fake memory,cpu,pids",
+        )
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
         return await self.host.make(spec)

@@ -7,6 +7,7 @@ sandbox is dead to everybody but `destroy`: nothing is ever run in a place that 
 Refusals that are the caller's fault leave it alive. Birth and death are published as events.
 """
 
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,7 +32,8 @@ from faas.events import (
 from faas.ids import SandboxId
 from faas.lifecycle import SandboxState, advance
 from faas.model import FileInput, Limits
-from faas.sandbox.capabilities import Pausable
+from faas.sandbox.capabilities import Metered, Pausable, PortExposing
+from faas.sandbox.isolation import reaches
 from faas.sandbox.layers import Layer, Layered, Written
 from faas.sandbox.protocols import (
     Command,
@@ -69,6 +71,7 @@ async def create_guarded(
     except FaasError as failure:
         events.publish(SandboxCreateFailed(runtime=runtime.name, code=failure.code))
         raise
+    await _check_isolation(sandbox, spec)
     events.publish(
         SandboxCreated(
             sandbox_id=sandbox.id,
@@ -78,6 +81,16 @@ async def create_guarded(
         )
     )
     return GuardedSandbox(sandbox, events=events)
+
+
+async def _check_isolation(sandbox: Sandbox, spec: SandboxSpec) -> None:
+    """Refuse a sandbox that is weaker than demanded, whatever its runtime had promised."""
+    if not reaches(sandbox.isolation, spec.isolation_min):
+        await sandbox.destroy("weaker than demanded")
+        raise UnsupportedError(
+            f"the runtime {sandbox.runtime} made a sandbox that isolates by {sandbox.isolation},"
+            f" less than {spec.isolation_min}"
+        )
 
 
 def guard_adopted(sandbox: Sandbox, *, events: EventBus) -> "GuardedSandbox":
@@ -185,6 +198,27 @@ class GuardedSandbox:
         if self.state is SandboxState.PAUSED:
             self.state = SandboxState.READY
         await self._do(inner.resume())
+
+    async def connect(self, port: int) -> socket.socket:
+        """Connect to a port of its own loopback.
+
+        Raises:
+            PortClosedError: nobody listens there.
+            UnsupportedError: its runtime cannot.
+        """
+        if not isinstance(self._inner, PortExposing):
+            raise UnsupportedError(f"ports of the runtime {self.runtime} cannot be reached")
+        return await self._do(self._inner.connect(port))
+
+    def cpu_us(self) -> int | None:
+        """Processor time of everything in it; None where nobody counts."""
+        inner = self._inner
+        return inner.cpu_us() if isinstance(inner, Metered) and self.is_alive else None
+
+    def memory_bytes(self) -> int | None:
+        """Memory it holds now; None where nobody counts."""
+        inner = self._inner
+        return inner.memory_bytes() if isinstance(inner, Metered) and self.is_alive else None
 
     def _pausable(self) -> Pausable:
         if isinstance(self._inner, Pausable):

@@ -61,6 +61,10 @@ class RootFilesystem:
     working_dir: str = "/"
     user: str | None = None
     entrypoint: tuple[str, ...] = ()
+    keeper: str | None = None
+    """The runtime that keeps it and alone can run it, by `digest`; None: any runtime can."""
+    volumes: tuple[str, ...] = ()
+    """Directories that a kept image says are to be written to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,9 @@ class SandboxSpec:
     hostname: str = "sandbox"
     layers: LayerStack | None = None
     """What it stands on, over its root; only for a runtime that has layers."""
+    isolation_min: str | None = None
+    """A rung of `faas.sandbox.isolation`, only when the runtime's ordinary way does not reach it:
+    make it by the weakest way that does, and refuse (UnsupportedError) when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +190,10 @@ class ProbeReport:
     hint: str | None = None
     """A command to paste that mends it."""
     isolation: str = ""
+    """The label of sandboxes made without a demand."""
+    isolations: tuple[str, ...] = ()
+    """Labels of the stronger ways it has beside that, taken when `SandboxSpec.isolation_min`
+    demands one."""
     limits: str = ""
     """Which limits hold here, and by what: `cgroup-v1 cpu,memory,pids`, `rlimits only`."""
     duration_ms: float = 0.0

@@ -3,8 +3,8 @@
 A runtime is a package's entry point in the group `faas.runtimes`: a callable that takes a
 `RuntimeContext` and returns a `Runtime`. Ours are registered the same way.
 
-`auto` takes the first runtime that works, in the order of `PREFERENCE`, then the others by name.
-A request for a least isolation is refused when nothing reaches it; it is never lowered.
+Which one a request gets is the rule of `faas.sandbox.choice`; `PREFERENCE` is the order of it, then
+the others by name.
 """
 
 import asyncio
@@ -19,25 +19,25 @@ from faas.cleanup import Cleanup
 from faas.clock import Clock
 from faas.errors import (
     FaasError,
-    InvalidArgumentError,
     InvalidConfigError,
     RuntimeUnavailableError,
     UnsupportedError,
 )
-from faas.events import EventBus, RuntimeProbed
+from faas.events import Event, EventBus, RuntimeProbed, SandboxCreateFailed
 from faas.ids import SandboxId
 from faas.model import ExecutionSpec, NetworkMode, RuntimeChoice
-from faas.sandbox.capabilities import Capability
-from faas.sandbox.protocols import ProbeReport, Runtime
+from faas.sandbox.capabilities import Weighed
+from faas.sandbox.choice import Choice, IsWarm, Speeds, best, missing, way_of
+from faas.sandbox.isolation import ISOLATION_LADDER
+from faas.sandbox.protocols import ProbeReport, RootFilesystem, Runtime
 
 ENTRY_POINT_GROUP = "faas.runtimes"
 
 PREFERENCE = ("embedded", "microvm", "docker")
 """Fastest first: `auto` is asked for by those who did not choose."""
 
-ISOLATION_LADDER = ("none", "container", "userns", "microvm")
-"""From weakest to strongest: shared with the host; namespaces whose root is the host's root;
-namespaces whose root is nobody on the host; a kernel of its own."""
+IDLE_BYTES = 16 << 20
+"""Assumed of a runtime that does not say: as much as a container with its shim."""
 
 PROBE_SECONDS_MAX = 20.0
 """A cold Docker Engine answers within a few seconds; past this it is not usable anyway."""
@@ -74,15 +74,11 @@ def installed_runtimes() -> dict[str, OpenRuntime]:
     return found
 
 
-def isolation_rank(label: str) -> int:
-    """Return the rung of `ISOLATION_LADDER` that a sandbox's own label stands on."""
-    if "microvm" in label:
-        return ISOLATION_LADDER.index("microvm")
-    if "userns" in label:
-        return ISOLATION_LADDER.index("userns")
-    if "namespaces" in label or "docker" in label or "container" in label:
-        return ISOLATION_LADDER.index("container")
-    return 0
+_Question = tuple[RuntimeChoice, NetworkMode, bool, str | None, bool, str | None]
+
+
+def _is_cold(_: Choice) -> bool:
+    return False
 
 
 class Registry:
@@ -93,6 +89,11 @@ class Registry:
         order += sorted(set(runtimes) - set(order))
         self._runtimes = {name: runtimes[name] for name in order}
         self._reports: dict[str, ProbeReport] = {}
+        self._answers: dict[_Question, tuple[Choice, ...]] = {}
+        """Who can do what, until the next probe: asked for every execution."""
+        self._speeds = Speeds()
+        self._suspects: set[str] = set()
+        events.listen(self._on_event)
         self._clock = clock
         self._events = events
 
@@ -114,6 +115,21 @@ class Registry:
                 group.create_task(self._probe_one(name, runtime))
         return self.reports()
 
+    async def revive(self) -> None:
+        """Probe those that do not work, or said lately that they do not; start what was not."""
+        async with asyncio.TaskGroup() as group:
+            for name, runtime in self._runtimes.items():
+                report = self._reports.get(name)
+                works = report is not None and report.is_available
+                if not works or name in self._suspects:
+                    group.create_task(self._start_one(name, runtime))
+        self._suspects.clear()
+
+    def _on_event(self, event: Event) -> None:
+        self._speeds.on_event(event)
+        if isinstance(event, SandboxCreateFailed) and event.code == RuntimeUnavailableError.code:
+            self._suspects.add(event.runtime)
+
     def reports(self) -> dict[str, ProbeReport]:
         """Return what the last probe of each runtime said."""
         return dict(self._reports)
@@ -130,18 +146,48 @@ class Registry:
             if (report := self._reports.get(name)) is not None and report.is_available
         ]
 
-    def pick(self, spec: ExecutionSpec) -> Runtime:
-        """Choose the runtime for an execution.
+    def pick(self, spec: ExecutionSpec, root: RootFilesystem | None = None) -> Runtime:
+        """Choose the runtime for an execution, whatever is warm; see `choose`."""
+        return self.choose(spec, root).runtime
+
+    def choose(
+        self,
+        spec: ExecutionSpec,
+        root: RootFilesystem | None = None,
+        *,
+        is_warm: IsWarm | None = None,
+    ) -> Choice:
+        """Choose the runtime for an execution by the rule of `faas.sandbox.choice`.
 
         Raises:
             UnsupportedError: none is known that can do what is asked.
             RuntimeUnavailableError: the one asked for does not work on this machine.
         """
+        is_host = root is not None and root.digest == "host"
+        keeper = None if root is None else root.keeper
+        question = (spec.runtime, spec.network, spec.tty, spec.isolation_min, is_host, keeper)
+        able = self._answers.get(question)
+        if able is None:
+            able = self._answers[question] = self._able(spec, root)
+        if len(able) == 1:
+            return able[0]
+        return best(able, self._reports, self._speeds, is_warm or _is_cold)
+
+    def _able(self, spec: ExecutionSpec, root: RootFilesystem | None) -> tuple[Choice, ...]:
+        """List who can do it, in the order of preference."""
         candidates = self._named(spec.runtime)
+        able: list[Choice] = []
         for runtime in candidates:
-            if not _missing(runtime, spec) and self._reaches(runtime, spec.isolation_min):
-                return runtime
-        raise self._refusal(candidates, spec)
+            reached, demand = way_of(self._reports[runtime.name], spec.isolation_min)
+            if reached and not missing(runtime, spec, root):
+                able.append(Choice(runtime, demand, "auto: the only one here that can"))
+        if not able:
+            raise self._refusal(candidates, spec, root)
+        if spec.runtime is not RuntimeChoice.AUTO:
+            return (able[0]._replace(reason="asked for"),)
+        if len(self.available()) == 1:
+            return (able[0]._replace(reason="auto: the only one here"),)
+        return tuple(able)
 
     def _named(self, choice: RuntimeChoice) -> list[Runtime]:
         available = self.available()
@@ -167,24 +213,43 @@ class Registry:
             )
         return [runtime]
 
-    def _reaches(self, runtime: Runtime, isolation_min: str | None) -> bool:
-        if isolation_min is None:
-            return True
-        label = self._reports[runtime.name].isolation
-        return isolation_rank(label) >= _rung(isolation_min)
-
-    def _refusal(self, candidates: list[Runtime], spec: ExecutionSpec) -> FaasError:
+    def _refusal(
+        self, candidates: list[Runtime], spec: ExecutionSpec, root: RootFilesystem | None
+    ) -> FaasError:
         for runtime in candidates:
-            if missing := _missing(runtime, spec):
+            if lacks := missing(runtime, spec, root):
                 return UnsupportedError(
-                    f"the runtime {runtime.name} cannot do this: {', '.join(missing)}",
-                    details={"missing": missing, "runtime": runtime.name},
+                    f"the runtime {runtime.name} cannot do this: {', '.join(lacks)}",
+                    details={"missing": lacks, "runtime": runtime.name},
                 )
-        supported = {r.name: self._reports[r.name].isolation for r in self.available()}
-        return UnsupportedError(
-            f"no runtime here isolates at least by {spec.isolation_min}",
-            details={"supported": supported, "ladder": list(ISOLATION_LADDER)},
+        by_name = (
+            f"the runtime {spec.runtime.value} here does not isolate"
+            if spec.runtime is not RuntimeChoice.AUTO
+            else "no runtime here isolates"
         )
+        return UnsupportedError(
+            f"{by_name} at least by {spec.isolation_min}",
+            hint="name a lower isolation, or run on a host that has more: faas doctor",
+            details={"supported": self.ways(), "ladder": list(ISOLATION_LADDER)},
+        )
+
+    def demand(self, runtime: str, isolation_min: str | None) -> str | None:
+        """Return what to demand of a runtime so that it reaches a rung; None: nothing, it does."""
+        report = self._reports.get(runtime)
+        if report is None:
+            return isolation_min
+        reached, demand = way_of(report, isolation_min)
+        return demand if reached else isolation_min
+
+    def idle_bytes(self, runtime: str, isolation_min: str | None) -> int:
+        """Return about how much memory a ready sandbox of a runtime holds."""
+        found = self._runtimes.get(runtime)
+        return found.idle_bytes(isolation_min) if isinstance(found, Weighed) else IDLE_BYTES
+
+    def ways(self) -> dict[str, list[str]]:
+        """Name the ways of isolating each runtime here has, its ordinary one first."""
+        reports = {runtime.name: self._reports[runtime.name] for runtime in self.available()}
+        return {name: [one.isolation, *one.isolations] for name, one in reports.items()}
 
     def _why_not(self) -> dict[str, object]:
         return {name: report.detail for name, report in self._reports.items()}
@@ -213,6 +278,7 @@ class Registry:
 
     def _note(self, name: str, report: ProbeReport) -> None:
         self._reports[name] = report
+        self._answers.clear()
         self._events.publish(
             RuntimeProbed(runtime=name, is_available=report.is_available, detail=report.detail)
         )
@@ -222,24 +288,3 @@ class Registry:
         async with Cleanup() as cleanup:
             for runtime in self._runtimes.values():
                 cleanup.push(partial(runtime.aclose, leave_running=leave_running))
-
-
-def _missing(runtime: Runtime, spec: ExecutionSpec) -> list[str]:
-    wanted = {
-        Capability.TTY: spec.tty,
-        Capability.EGRESS: spec.network is NetworkMode.EGRESS,
-    }
-    return [
-        ability.value
-        for ability, is_wanted in wanted.items()
-        if is_wanted and ability not in runtime.capabilities
-    ]
-
-
-def _rung(isolation_min: str) -> int:
-    if isolation_min not in ISOLATION_LADDER:
-        raise InvalidArgumentError(
-            f"{isolation_min!r} is not an isolation level",
-            details={"supported": list(ISOLATION_LADDER)},
-        )
-    return ISOLATION_LADDER.index(isolation_min)

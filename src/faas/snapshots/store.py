@@ -224,6 +224,26 @@ class SnapshotStore:
         await self._write_record(record)
         return record
 
+    async def branch(
+        self,
+        reference: str,
+        *,
+        tenant: TenantId,
+        name: str | None,
+        description: str | None = None,
+        snapshot_id: SnapshotId | None = None,
+    ) -> SnapshotRecord:
+        """Name the files of a snapshot anew, as a child of it; no byte is copied."""
+        parent = await self.get(reference, tenant=tenant)
+        child = msgspec.structs.replace(
+            parent, id=snapshot_id or new_snapshot_id(), parent=parent.id, name=name,
+            description=description, tags=(), source="", created_at=self._clock.now(),
+            stored_bytes=0,
+        )  # fmt: skip
+        async with self._writing:
+            await self._write_record(child)
+        return child
+
     async def manifest(self, reference: str) -> Manifest:
         """The whole manifest."""
         return await self._read_manifest(await self._find(reference))
@@ -265,6 +285,7 @@ class SnapshotStore:
         strategy: MergeStrategy,
         tenant: TenantId,
         name: str | None,
+        snapshot_id: SnapshotId | None = None,
     ) -> tuple[SnapshotRecord, Merged]:
         """Merge branches against their nearest common parent into a new snapshot.
 
@@ -293,7 +314,8 @@ class SnapshotStore:
         )  # fmt: skip
         async with self._writing:
             sections = {"files": tuple(merged.tree.values())}
-            return await self._name(info, sections, packs.names()), merged
+            named = await self._name(info, sections, packs.names(), snapshot_id=snapshot_id)
+            return named, merged
 
     @asynccontextmanager
     async def held(self, reference: str | None) -> AsyncGenerator[Manifest | None]:

@@ -141,3 +141,19 @@ def test_draining_waits_for_what_runs(tmp_path: Path) -> None:
     code, rest = running.stop()
     out, _ = client.communicate(timeout=30)
     assert (code, client.returncode, out) == (0, 0, b"done\n"), rest
+
+
+def test_pre_warming_says_what_is_ready_and_pools_shows_it(gateway):
+    done = gateway.faas("prewarm", "tools:1", "2")
+    assert done.returncode == 4, "an image that is not here"
+    done = gateway.faas("prewarm", "host", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["requested"], answer["complete"]) == (3, True)
+    shown = gateway.faas("pools").stdout.decode()
+    assert "host" in shown
+    assert "3 pre-warmed" in shown
+    pools = json.loads(gateway.faas("pools", "--json").stdout)["pools"]
+    assert pools[0]["kept"] == answer["target"]
+    assert gateway.faas("prewarm", "host", "0").returncode == 0
+    assert gateway.faas("prewarm", "host", "many").returncode == 2

@@ -21,6 +21,7 @@ from faas.errors import (
 from faas.ids import new_sandbox_id
 from faas.images import ImageStore
 from faas.model import ExecutionSpec, ExitReason, Limits, NetworkMode, RuntimeChoice
+from faas.sandbox.capabilities import Capability
 from faas.sandbox.conformance import Bench
 from faas.sandbox.protocols import Command, RootFilesystem, SandboxSpec
 from faas.tenancy import LOCAL_PRINCIPAL
@@ -215,13 +216,15 @@ async def test_an_oci_runtime_the_engine_lacks_is_refused_by_name(docker: Docker
         await runtime.start()
 
 
-async def test_what_docker_cannot_do_yet_is_refused_by_name(
-    docker: Docker, docker_root: RootFilesystem
+async def test_what_docker_cannot_do_is_refused_by_name(
+    docker: Docker, docker_root: RootFilesystem, monkeypatch
 ) -> None:
     with pytest.raises(UnsupportedError, match="host"):
         await docker.runtime.create(
             SandboxSpec(new_sandbox_id(), RootFilesystem(digest="host", path=None))
         )
+    monkeypatch.setattr("faas.egress.firewall.shutil.which", lambda _: None)
+    assert Capability.EGRESS not in docker.runtime.capabilities
     with pytest.raises(UnsupportedError, match="egress"):
         await docker.runtime.create(
             SandboxSpec(new_sandbox_id(), docker_root, network=NetworkMode.EGRESS)
@@ -267,3 +270,35 @@ async def test_a_command_without_a_shell_runs_by_argv(docker: Docker, tmp_path: 
     assert (await process.wait()).stderr_total_bytes > 0
     await sandbox.destroy("tested")
     await asyncio.to_thread(cli, docker, "rmi", f"faas-image:{root.digest[7:]}")
+
+
+async def test_what_a_dead_sandbox_left_on_the_engine_goes_and_nothing_else(
+    docker: Docker, docker_root: RootFilesystem
+) -> None:
+    alive = await docker.runtime.create(SandboxSpec(new_sandbox_id(), docker_root))
+    marks = {
+        "dead": [f"faas.data={docker.tag}", "faas.sandbox=sbx-dead"],
+        "alive": [f"faas.data={docker.tag}", f"faas.sandbox={alive.id}"],
+        "shared": [f"faas.data={docker.tag}"],
+        "theirs": ["faas.data=somebody", "faas.sandbox=sbx-dead"],
+        "strange": [],
+    }
+    made = {
+        (kind, name): await asyncio.to_thread(
+            cli, docker, kind, "create", *(f"--label={mark}" for mark in labels),
+            *(["--internal"] if kind == "network" else []), f"{docker.tag}-{name}",
+        )
+        for kind in ("network", "volume")
+        for name, labels in marks.items()
+    }  # fmt: skip
+    try:
+        await docker.runtime.reclaim(keep=frozenset())
+        for kind in ("network", "volume"):
+            listed = await asyncio.to_thread(cli, docker, kind, "ls", "--format={{.Name}}")
+            ours = {name for name in listed.split() if name.startswith(docker.tag)}
+            assert ours == {f"{docker.tag}-{name}" for name in marks if name != "dead"}
+    finally:
+        for (kind, name), _ in made.items():
+            if name != "dead":
+                await asyncio.to_thread(cli, docker, kind, "rm", f"{docker.tag}-{name}")
+        await alive.destroy("tested")

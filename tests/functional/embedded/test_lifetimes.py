@@ -172,7 +172,7 @@ async def test_destroy_ends_everything_inside(embedded, sandbox):
     output = embedded.output()
     await sandbox.start("main", Command(("/bin/sh", "-c", "setsid sleep 99 & sleep 99")), output)
     await sandbox.destroy("tested")
-    assert embedded.runtime._cgroups.names() == set()
+    assert {x for x in embedded.runtime._cgroups.names() if not x.startswith("spare-")} == set()
 
 
 async def test_closing_leaves_running_what_is_asked_to_be_left(embedded):

@@ -211,8 +211,9 @@ async def test_a_dead_launcher_costs_only_the_time_to_make_layers_anew(platform:
 
     base = await keep(platform, "echo on > /workspace/s")
     runtime = platform.registry.get("embedded")
+    before = runtime._launcher.generation
     os.kill(runtime._launcher.pid, signal.SIGKILL)
-    while runtime._launcher._control is not None:
+    while runtime._launcher.generation == before:
         await asyncio.sleep(0.01)
     assert said(await run(platform, "cat /workspace/s", snapshot_id=base.id)) == "on\n"
 

@@ -23,6 +23,7 @@ from faas.chain.codec import (
     encode_result,
     inputs_hash_of,
     resource_key_of,
+    resource_of,
 )
 from faas.errors import DataLossError, InvalidArgumentError
 
@@ -65,8 +66,7 @@ def test_inputs_are_the_bytes_of_the_vector_both_ways(job):
 @pytest.mark.parametrize("job", JOBS)
 def test_resource_is_the_first_field_of_every_job_but_the_plain_one(job):
     call = decode_call(job["job"], _bytes(job["encodedInputs"]))
-    resource = "" if call.kind is JobKind.EXECUTE_FUNCTION else astuple(call)[0]
-    assert resource_key_of(resource) == _bytes(job["resourceKey"])
+    assert resource_key_of(resource_of(call)) == _bytes(job["resourceKey"])
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -85,6 +85,7 @@ def test_envelopes_are_the_bytes_of_the_vector_both_ways(shown):
         _bytes(shown["inputsHash"]),
         _bytes(shown["resourceKey"]),
         _bytes(shown["output"]),
+        _bytes(shown["receipt"]),
     )
     assert encode_result(envelope) == _bytes(shown["encoded"])
     assert decode_result(_bytes(shown["encoded"])) == envelope

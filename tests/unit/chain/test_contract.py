@@ -6,7 +6,7 @@ from importlib import resources
 import pytest
 from eth_hash.auto import keccak
 
-from faas.chain.contract import Event, Function, Manager, Tangle, split_types
+from faas.chain.contract import Event, Function, Manager, StatusRegistry, Tangle, split_types
 
 
 def _abi(name):
@@ -25,7 +25,11 @@ def _signature(entry):
 
 
 def _views():
-    for view, contract in ((Tangle, "DevTangle"), (Manager, "FaaSBlueprint")):
+    for view, contract in (
+        (Tangle, "DevTangle"),
+        (Manager, "FaaSBlueprint"),
+        (StatusRegistry, "DevStatusRegistry"),
+    ):
         for name, value in vars(view).items():
             if isinstance(value, Function | Event):
                 yield pytest.param(value, contract, id=f"{contract}.{name}")

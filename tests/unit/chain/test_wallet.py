@@ -57,9 +57,9 @@ def test_nonsense_is_refused_without_being_quoted(key_file):
     assert "hunter2" not in str(raised.value)
 
 
-def test_same_transaction_gives_the_same_bytes_and_reads_back(wallet):
-    signed = wallet.sign(TRANSACTION)
-    assert signed == wallet.sign(TRANSACTION)
+async def test_same_transaction_gives_the_same_bytes_and_reads_back(wallet):
+    signed = await wallet.sign(TRANSACTION)
+    assert signed == await wallet.sign(TRANSACTION)
     assert wallet.read(signed) == TRANSACTION
     assert Account.recover_transaction(signed.raw) == ADDRESS
 

@@ -161,7 +161,9 @@ def make_plan(tmp_path, *, slot=3, held=True, path=None):
     meta = Meta("host", "x", slot, {"memory": "/cg/m"}, [], "/")
     root = RootFilesystem("host" if path is None else "sha256:1", path)
     spec = SandboxSpec(SandboxId("sbx-1"), root, Limits(memory_bytes=99, pids_max=5))
-    own, root = sandbox_plan(spec, RunDir(tmp_path), meta, Ingredients(tmp_path, b"", held, held))
+    own, root = sandbox_plan(
+        spec, RunDir(tmp_path), meta, Ingredients(tmp_path, b"", held, held), chores=[]
+    )
     assert decode(encoded((own, root))) == decode(own.encoded) + decode(root.encoded)
     return Plan.of(own.ops, root.ops)
 

@@ -6,9 +6,9 @@ import struct
 import pytest
 
 from faas.embedded.seccomp import assemble, build_filter
-from faas.embedded.seccomp_policy import ALLOWED
 from faas.embedded.syscall_numbers import NUMBERS
 from faas.errors import UnsupportedError
+from faas.sandbox.seccomp_policy import ALLOWED
 
 ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 ALLOW, KILL = 0x7FFF0000, 0x80000000

@@ -498,3 +498,22 @@ async def test_stats_count_what_is(platform):
     assert stats.pools["fake"].busy == 1
     assert stats.pools["fake"].ready == 1
     assert (await platform.executor.runtimes())["fake"].is_available
+
+
+async def test_a_stronger_way_has_a_shelf_of_its_own_in_the_pool(platform):
+    """A demand is never answered from the ordinary shelf, nor wasted on who did not ask."""
+    platform.host.isolations = ("docker", "docker+gvisor")
+    await platform.registry.probe()
+    strong = await platform.executor.execute(sh("exit 0", isolation_min="gvisor"), LOCAL)
+    plain = await platform.executor.execute(sh("exit 0"), LOCAL)
+    assert strong.result.isolation == "docker+gvisor"
+    assert plain.result.isolation != "docker+gvisor"
+    demands = {template.isolation_min for template in platform.executor.stats().templates}
+    assert demands == {None, "gvisor"}
+
+
+async def test_a_result_says_why_it_ran_where_it_ran(platform):
+    record = await platform.executor.execute(sh("exit 0"), LOCAL)
+    assert record.result.runtime_reason == "auto: the only one here"
+    stored = await platform.executor.get(record.id, LOCAL)
+    assert stored.result.runtime_reason == "auto: the only one here"

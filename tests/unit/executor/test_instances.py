@@ -11,6 +11,7 @@ from faas.errors import (
     InvalidArgumentError,
     QuotaExceededError,
     SandboxBrokenError,
+    UnsupportedError,
     WrongStateError,
 )
 from faas.events import InstanceChanged
@@ -470,3 +471,29 @@ async def test_a_command_may_run_beside_an_execution_that_has_not_ended(platform
     assert final.result.sandbox_id == guest.result.sandbox_id
     with pytest.raises(ExecutionNotFoundError):
         await platform.executor.execute(sh("true", main.id), LOCAL)
+
+
+async def test_an_instance_made_weaker_than_a_command_demands_is_refused(platform):
+    """The host can do better by now, but the instance's sandbox is what it was."""
+    record = await platform.executor.instances.create(asked(name="old"), LOCAL)
+    platform.host.isolations = ("namespaces+userns",)
+    await platform.registry.probe()
+    assert (await platform.executor.execute(sh("exit 0", "old"), LOCAL)).result.exit_code == 0
+    with pytest.raises(UnsupportedError, match="isolates by none, less than userns"):
+        await platform.executor.execute(sh("exit 0", "old", isolation_min="userns"), LOCAL)
+    assert platform.executor.instances.get("old", LOCAL).sandbox_id == record.sandbox_id
+
+
+async def test_an_instance_keeps_its_least_isolation_when_it_is_started_anew(platform):
+    platform.host.isolations = ("docker", "docker+gvisor")
+    await platform.registry.probe()
+    made = await platform.executor.instances.create(
+        asked(name="safe", isolation_min="userns"), LOCAL
+    )
+    assert made.isolation == "docker+gvisor"
+    await platform.executor.instances.stop("safe", LOCAL)
+    started = await platform.executor.instances.start("safe", LOCAL)
+    assert (started.isolation, box(platform, started).spec.isolation_min) == (
+        "docker+gvisor",
+        "gvisor",
+    )

@@ -8,15 +8,20 @@ import pytest
 from faas.clock import FakeClock
 from faas.errors import SandboxBrokenError
 from faas.executor.background import Background
-from faas.executor.warm_pool import REFILL_CONCURRENCY, Template, WarmPool
+from faas.executor.pool_shelf import Template
+from faas.executor.warm_pool import REFILL_CONCURRENCY, MemoryBounds, WarmPool
 from faas.model import NetworkMode
 from faas.sandbox.protocols import RootFilesystem
 
 ROOT = RootFilesystem(digest="host", path=None)
 
 
-def template(digest: str = "host") -> Template:
-    return Template("fake", digest, NetworkMode.NONE, 1)
+def template(digest: str = "host", runtime: str = "fake") -> Template:
+    return Template(runtime, digest, NetworkMode.NONE, 1)
+
+
+def weigh(template: Template) -> int:
+    return 10 if template.runtime == "heavy" else 1
 
 
 @dataclass(eq=False)
@@ -39,6 +44,9 @@ class Shop:
     at_once_max: int = 0
     fails: bool = False
     tries: int = 0
+    make_seconds: float = 0.0
+    bytes_max: int | None = None
+    is_short: bool = False
 
     def __post_init__(self) -> None:
         self.pool = WarmPool(
@@ -48,6 +56,7 @@ class Shop:
             destroy=lambda box, reason: self.destroyed.append((box, reason)),
             clock=self.clock,
             background=self.background,
+            memory=MemoryBounds(self.bytes_max, weigh, lambda: self.is_short),
         )
 
     async def make(self, template: Template, root: RootFilesystem) -> Box:
@@ -57,6 +66,8 @@ class Shop:
         try:
             if self.gate is not None:
                 await self.gate.wait()
+            if self.make_seconds:
+                await self.clock.sleep(self.make_seconds)
             if self.fails:
                 raise SandboxBrokenError
             self.made.append(Box(template))
@@ -229,3 +240,93 @@ async def test_a_closed_pool_gives_everything_back_even_what_is_being_made(shop)
     await settle()
     assert shop.ready() == 0
     assert len(shop.destroyed) == len(shop.made) == 2
+
+
+async def test_memory_bounds_what_is_kept_ready():
+    shop = Shop(size_max=100, bytes_max=25)
+    shop.pool.keep(template("big", "heavy"), ROOT, floor=5)
+    await settle()
+    assert shop.pool.templates()[template("big", "heavy")].ready == 2
+    shop.pool.keep(template(), ROOT, floor=20)
+    await settle()
+    assert shop.ready() == 5
+    assert shop.pool.templates()[template("big", "heavy")].why == (
+        "there is no room: the pools are full"
+    )
+    await shop.background.aclose()
+
+
+async def test_a_machine_short_of_memory_makes_nothing_and_gives_back_what_was_least_used(shop):
+    shop.pool.keep(template("old"), ROOT, floor=4)
+    await settle()
+    await shop.clock.advance(1)
+    shop.pool.keep(template("new"), ROOT, floor=4)
+    await settle()
+    shop.is_short = True
+    await shop.tick()
+    assert (shop.ready("old"), shop.ready("new")) == (2, 4)
+    await shop.tick()
+    await shop.tick()
+    assert shop.ready("old") == 0
+    assert "short of memory" in shop.pool.templates()[template("old")].why
+    assert shop.pool.take(template("new"), ROOT) is not None
+    made = len(shop.made)
+    shop.is_short = False
+    await shop.tick()
+    assert len(shop.made) > made
+    assert (shop.ready("old"), shop.ready("new")) == (4, 4)
+
+
+async def test_a_runtime_that_hangs_does_not_hold_up_the_others(shop):
+    shop.gate = asyncio.Event()
+    shop.pool.keep(template("a", "hanging"), ROOT, floor=4)
+    await settle()
+    gate, shop.gate = shop.gate, None
+    shop.pool.keep(template(), ROOT, floor=3)
+    await settle()
+    assert shop.ready() == 3
+    gate.set()
+
+
+async def test_what_is_slow_to_make_is_held_in_larger_numbers_and_for_longer(shop):
+    shop.make_seconds = 0.5
+    for _ in range(100):
+        shop.pool.take(template(), ROOT)
+        await shop.clock.advance(0.1)
+        await settle()
+    assert shop.pool.templates()[template()].target == 8
+    await shop.tick(300)
+    await shop.tick(1)
+    assert shop.ready() == 1, "kept for 2000 times what making one takes"
+    await shop.tick(3600)
+    assert shop.ready() == 0
+
+
+async def test_what_is_kept_takes_the_place_of_what_was_only_asked_for(shop):
+    for digest in "abcdefgh":
+        shop.pool.take(template(digest), ROOT)
+        await settle()
+    await shop.clock.advance(1)
+    shop.pool.reserve(template("mine"), ROOT, 3, "mine")
+    for digest in "abcdefgh":
+        shop.pool.take(template(digest), ROOT)
+    await settle()
+    assert shop.ready("mine") == 3
+    assert sum(stats.ready for stats in shop.pool.templates().values()) <= 8
+
+
+async def test_every_shelf_says_why(shop):
+    shop.pool.keep(template(), ROOT, floor=1)
+    shop.pool.reserve(template("warm"), ROOT, 2, "warm:latest")
+    shop.pool.take(template("used"), ROOT, "used")
+    await settle()
+    said = {t.image_digest: stats.why for t, stats in shop.pool.templates().items()}
+    assert said == {
+        "host": "1 of the default image kept from the start",
+        "warm": "2 pre-warmed",
+        "used": "asked for 0 s ago",
+    }
+    shop.fails = True
+    shop.pool.keep(template("broken"), ROOT, floor=1)
+    await settle()
+    assert "cannot be made, tried again in" in shop.pool.templates()[template("broken")].why

@@ -241,7 +241,7 @@ async def test_an_unknown_path_is_a_404_and_a_wrong_method_a_405(gateway: Any) -
 
 
 async def test_a_route_of_a_later_issue_is_a_501_that_lists_what_is_there(gateway: Any) -> None:
-    answer = await gateway.client.post("/api/v1/ports/expose", json={})
+    answer = await gateway.client.post("/api/v1/functions", json={})
     assert answer.status_code == 501
     assert any("/api/v1/execute" in row for row in answer.json()["details"]["supported"])
 

@@ -9,7 +9,7 @@ from faas.errors import StoreUnavailableError
 from faas.events import AuthenticationFailed
 from faas.gateway import ApiKey, GatewaySettings
 from faas.ids import TenantId
-from faas.sandbox.registry import ISOLATION_LADDER
+from faas.sandbox.isolation import ISOLATION_LADDER
 from faas.tenancy import Principal, Scope, Tenant
 
 OPEN_PATHS = ("/health", "/openapi.json", "/docs")

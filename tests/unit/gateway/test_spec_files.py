@@ -42,4 +42,4 @@ def test_every_error_has_a_status_that_says_who_must_act(kind: type[errors.FaasE
     status = problems.status_of(kind)
     assert 400 <= status <= 599
     if kind.retryable:
-        assert status in (429, 500, 503, 504)
+        assert status in (429, 500, 502, 503, 504)

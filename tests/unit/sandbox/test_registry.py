@@ -15,18 +15,35 @@ from faas.events import EventBus, RuntimeProbed
 from faas.model import ExecutionSpec, NetworkMode, RuntimeChoice
 from faas.sandbox import registry as registry_module
 from faas.sandbox.fake import FakeRuntime
+from faas.sandbox.isolation import isolation_rank
 from faas.sandbox.protocols import ProbeReport
-from faas.sandbox.registry import Registry, installed_runtimes, isolation_rank
+from faas.sandbox.registry import Registry, installed_runtimes
 
 
 class Labelled(FakeRuntime):
-    def __init__(self, name: str, isolation: str = "none", *, is_available: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        isolation: str = "none",
+        *,
+        isolations: tuple[str, ...] = (),
+        probe_ms: float = 0.0,
+        is_available: bool = True,
+    ) -> None:
         super().__init__(name=name)
         self.isolation = isolation
+        self.isolations = isolations
+        self.probe_ms = probe_ms
         self.is_available = is_available
 
     async def probe(self) -> ProbeReport:
-        return ProbeReport(is_available=True, detail="ran true", isolation=self.isolation)
+        return ProbeReport(
+            is_available=True,
+            detail="ran true",
+            isolation=self.isolation,
+            isolations=self.isolations,
+            duration_ms=self.probe_ms,
+        )
 
 
 def ask(**fields) -> ExecutionSpec:
@@ -81,7 +98,7 @@ async def test_a_least_isolation_chooses_upwards_and_is_never_lowered():
     assert registry.pick(ask(isolation_min="userns")) is userns
     with pytest.raises(UnsupportedError) as caught:
         registry.pick(ask(isolation_min="microvm"))
-    assert caught.value.details["supported"]["docker"] == "docker"
+    assert caught.value.details["supported"]["docker"] == ["docker"]
     with pytest.raises(UnsupportedError):
         registry.pick(ask(isolation_min="userns", runtime=RuntimeChoice.DOCKER))
 
@@ -99,7 +116,8 @@ async def test_an_unknown_isolation_level_is_the_callers_mistake():
         ("docker", 1),
         ("namespaces+seccomp", 1),
         ("namespaces+userns+seccomp", 2),
-        ("microvm-kvm", 3),
+        ("docker+gvisor", 3),
+        ("microvm-kvm", 4),
     ],
 )
 def test_labels_stand_on_their_rung(label, rank):

@@ -12,6 +12,7 @@ from faas_sdk._builder import FunctionBuilder
 from faas_sdk._client import FaaSClient
 from faas_sdk._errors import (
     AlreadyExistsError,
+    BadGatewayError,
     ChainUnavailableError,
     CommandFailedError,
     ConflictError,
@@ -35,6 +36,7 @@ from faas_sdk._errors import (
     NotAcceptableError,
     NotFoundError,
     PermissionDeniedError,
+    PortClosedError,
     ProtocolError,
     QueueFullError,
     QuotaExceededError,
@@ -81,6 +83,7 @@ FaasError = FaaSError
 
 __all__ = [
     "AlreadyExistsError",
+    "BadGatewayError",
     "ChainUnavailableError",
     "ClientConfig",
     "ClientMetrics",
@@ -118,6 +121,7 @@ __all__ = [
     "NotFoundError",
     "OutputEvent",
     "PermissionDeniedError",
+    "PortClosedError",
     "ProtocolError",
     "QueueFullError",
     "QuotaExceededError",

@@ -149,6 +149,13 @@ class WrongStateError(ConflictError):
     code = "wrong_state"
 
 
+class PortClosedError(ConflictError):
+    """Nothing answers at that port of the sandbox. Start the server in it, then try again."""
+
+    code = "port_closed"
+    retryable = True
+
+
 class IdempotencyConflictError(ConflictError):
     """This idempotency key was used with another request. Use a new key for a new request."""
 
@@ -221,6 +228,12 @@ class ChainUnavailableError(UnavailableError):
     """The chain node does not answer. Run `faas chain check` on the gateway's machine."""
 
     code = "chain_unavailable"
+
+
+class BadGatewayError(UnavailableError):
+    """The server in the sandbox did not answer as HTTP demands. Look at what it logs."""
+
+    code = "bad_gateway"
 
 
 class DeadlineExceededError(FaaSError):

@@ -105,6 +105,8 @@ class ExecutionResult:
     cpu_ms: Optional[float] = None
     memory_peak_bytes: Optional[int] = None
     isolation: Optional[str] = None
+    runtime_reason: Optional[str] = None
+    """Why it ran on `runtime_used`: `asked for`, or how `auto` chose."""
     image: Optional[str] = None
     image_digest: Optional[str] = None
     container_id: Optional[str] = None
@@ -256,6 +258,7 @@ def result_from_answer(answer: Mapping[str, Any]) -> ExecutionResult:
         cpu_ms=answer.get("cpu_ms"),
         memory_peak_bytes=answer.get("memory_peak_bytes"),
         isolation=answer.get("isolation"),
+        runtime_reason=answer.get("runtime_reason"),
         image=answer.get("image"),
         image_digest=answer.get("image_digest"),
         container_id=answer.get("container_id"),

@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 LONG_POLL_SECONDS = 20.0
+PREWARM_MS = 60_000
+"""How long a gateway waits for sandboxes when not told."""
 """How long the gateway may hold one question of `wait`; proxies allow a silent request more."""
 
 POLL_SECONDS = 0.02
@@ -510,9 +512,44 @@ class SyncFaaSClient:
         """Destroy an instance and its files."""
         self._delete(f"/api/v1/instances/{segment(instance_id)}")
 
-    def prewarm(self, image: str, count: int = 1) -> None:
-        """Have that many sandboxes of an image ready."""
-        self._post("/api/v1/prewarm", {"image": image, "count": count}, is_repeatable=True)
+    def prewarm(
+        self,
+        image: str,
+        count: int = 1,
+        *,
+        runtime: Union[Runtime, str, None] = None,
+        isolation: Optional[str] = None,
+        network: Optional[str] = None,
+        disk_mb: Optional[int] = None,
+        keep_seconds: Optional[int] = None,
+        timeout_ms: Optional[int] = None,
+    ) -> Dict[str, Any]:
+        """Have that many sandboxes of an image ready, and return how it stands when they are.
+
+        `complete` of the answer is false when `timeout_ms` ended first; the others are still made.
+        """
+        body = {
+            "image": image,
+            "count": count,
+            "runtime": None if runtime is None else Runtime(runtime).value,
+            "isolation": isolation,
+            "network": network,
+            "disk_mb": disk_mb,
+            "keep_seconds": keep_seconds,
+            "timeout_ms": timeout_ms,
+        }
+        call = Call(
+            "POST",
+            "/api/v1/prewarm",
+            read_seconds=self.config.timeout + (timeout_ms or PREWARM_MS) / 1000,
+            is_repeatable=True,
+            body={name: value for name, value in body.items() if value is not None},
+        )
+        return object_of(json_of(self._transport.send(call)))
+
+    def pools(self) -> Dict[str, Any]:
+        """Return the warm pools by template, with counts and reasons, and the queue."""
+        return object_of(self._get("/api/v1/pools"))
 
     def health_check(self) -> Dict[str, Any]:
         """Return what the gateway says of itself, also when it is not well."""

@@ -119,6 +119,7 @@ class FakeGateway(httpx.AsyncBaseTransport, httpx.BaseTransport):
         self._ids = itertools.count(1)
         self._stream_cuts: Deque[int] = deque()
         self._heartbeat_seconds = heartbeat_seconds
+        self._warm: Dict[str, int] = {}
         self._lock = threading.RLock()
 
     def client(self, config: Optional[ClientConfig] = None) -> FaaSClient:
@@ -226,9 +227,31 @@ class FakeGateway(httpx.AsyncBaseTransport, httpx.BaseTransport):
                 heartbeat_seconds=self._heartbeat_seconds,
             )
             return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, stream=stream)
+        if path in ("/api/v1/prewarm", "/api/v1/pools"):
+            return _json(200, self._prewarm(body) if method == "POST" else self._pools())
         if parts[2:3] and parts[2] in _LATER:
             raise UnsupportedError(f"the fake gateway has no {parts[2]}")
         raise NotFoundError(f"no route {path}")
+
+    def _prewarm(self, given: Any) -> Dict[str, Any]:
+        body = cast("Dict[str, Any]", given) if isinstance(given, dict) else {}
+        if not body.get("image"):
+            raise InvalidArgumentError("$.image: is missing")
+        count = body.get("count")
+        if not isinstance(count, int) or not 0 <= count <= _WARM_MAX:
+            raise InvalidArgumentError(f"$.count: must be from 0 to {_WARM_MAX}")
+        self._warm[body["image"]] = count
+        return {**self._pool(body["image"]), "requested": count, "complete": True}
+
+    def _pools(self) -> Dict[str, Any]:
+        rows = [self._pool(image) for image in self._warm]
+        return {"pools": rows, "queued": 0, "running": 0}
+
+    def _pool(self, image: str) -> Dict[str, Any]:
+        count = self._warm[image]
+        why = f"{count} pre-warmed"
+        counts = {"ready": count, "making": 0, "target": count}
+        return {"runtime": "fake", "image": image, "image_digest": image, "why": why, **counts}
 
     def _execute(self, request: httpx.Request, given: Any) -> httpx.Response:
         body = _check(given)
@@ -374,8 +397,9 @@ class _LogStream(httpx.AsyncByteStream, httpx.SyncByteStream):
 
 
 _CHUNK_BYTES = 4096
+_WARM_MAX = 64
 _PIECE_BYTES = 1 << 20
-_LATER = ("fork", "snapshots", "instances", "prewarm", "pools", "branches", "ports")
+_LATER = ("fork", "snapshots", "instances", "branches", "ports")
 _WIRE_NAMES = {"archive": "archive_base64"}
 
 
@@ -393,6 +417,8 @@ def _check(given: Any) -> Dict[str, Any]:
             raise InvalidArgumentError(f"$.{name}: known are {', '.join(words)}")
     if body.get("timeout_ms", 1) < 1:
         raise InvalidArgumentError("$.timeout_ms: must be at least 1")
+    if body.get("isolation", "none") != "none":
+        raise UnsupportedError(f"nothing here isolates at least by {body['isolation']}")
     if body.get("mode", "ephemeral") not in ("ephemeral", "cached"):
         raise UnsupportedError(f"the fake gateway has no mode {body['mode']}")
     return body
@@ -438,6 +464,7 @@ def _view(execution: _Execution) -> Dict[str, Any]:
         duration_ms=outcome.duration_ms,
         error=f"Process exited with code {code}" if code else None,
         runtime_used="fake",
+        runtime_reason="asked for",
         isolation="none: nothing is run",
         image_digest="fake",
         cache_hit=False,
