@@ -92,12 +92,13 @@ static bool limit(const struct plan *plan) {
     return true;
 }
 
+/* The same, under a number that is not the layer's. */
+static int aside(int fd) { return fd == LAYER_FD ? fcntl(fd, F_DUPFD_CLOEXEC, LAYER_FD + 1) : fd; }
+
 /* Where the launcher finds it when the layer is to be kept: nobody in the sandbox can look at the agent. */
-static void hold_written(const int *kept, unsigned count) {
+static void hold_written(void) {
     int tree = mounts_written();
-    for (unsigned i = 0; i < count; i++)
-        if (tree < 0 || kept[i] == LAYER_FD) return;
-    if (tree == LAYER_FD) return;
+    if (tree < 0 || tree == LAYER_FD) return;
     dup3(tree, LAYER_FD, O_CLOEXEC);
     close(tree);
 }
@@ -127,7 +128,7 @@ static bool build(const struct plan *plan, int gate, bool brings_lo_up, const ch
 }
 
 _Noreturn void sandbox_main(const struct plan *plan, int listener, int gate, bool brings_lo_up) {
-    const int kept[] = {listener, gate};
+    const int kept[] = {listener = aside(listener), gate = aside(gate)};
     const char *step = "join the cgroup";
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     go_first();
@@ -138,7 +139,7 @@ _Noreturn void sandbox_main(const struct plan *plan, int listener, int gate, boo
         tell(gate, errno ? errno : EIO, step);
         _exit(1);
     }
-    hold_written(kept, 2);
+    hold_written();
     prctl(PR_SET_PDEATHSIG, 0);
     tell(gate, 0, "");
     close(gate);
