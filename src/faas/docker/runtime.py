@@ -28,6 +28,7 @@ from faas.docker.container import (
     container_config,
     container_name,
     resources,
+    writable_places,
 )
 from faas.docker.credentials import DockerLogins
 from faas.docker.engine_images import EngineImages
@@ -96,8 +97,11 @@ class DockerRuntime:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        able = {Capability.ADOPT, Capability.TTY, Capability.PORTS}
+        able = {Capability.ADOPT, Capability.TTY, Capability.PORTS, Capability.FILE_SNAPSHOT}
         return frozenset(able | ({Capability.EGRESS} if self._has_egress else set()))
+
+    def writable(self, root: RootFilesystem) -> tuple[str, ...]:
+        return writable_places(root)
 
     @property
     def _has_egress(self) -> bool:

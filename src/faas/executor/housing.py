@@ -92,7 +92,7 @@ class Housing:
             )
         try:
             if files is not None:
-                await self._kept.fill(files, sandbox)
+                await self._kept.fill(files, sandbox, root)
         except BaseException:
             self._disposal.take(sandbox, "its files could not be restored")
             raise

@@ -9,23 +9,31 @@ give the same snapshot.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from faas.errors import ConflictError, FaasError, SnapshotNotFoundError, UnsupportedError
-from faas.executor.files_state import capture, restore
+from faas.executor.files_state import (
+    capture,
+    capture_places,
+    may_lie_outside,
+    restore,
+    restore_places,
+)
 from faas.executor.layers import ReadyLayers, Wanted, layering
 from faas.executor.written import folder_of, settled_by
 from faas.ids import SnapshotId, new_snapshot_id
+from faas.sandbox.capabilities import Capability, Confining
 from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.layers import LayerStack, Written
 from faas.sandbox.protocols import RootFilesystem, Sandbox
 from faas.sandbox.registry import Registry
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
-from faas.snapshots.manifest import Manifest
+from faas.snapshots.manifest import Entry, EntryKind, Manifest
 
 _log = logging.getLogger(__name__)
 
@@ -190,7 +198,7 @@ class Keeping:
                 stack = await holding.enter_async_context(self.layers.lent(wanted))
             yield stack
 
-    async def fill(self, snapshot_id: str, sandbox: Sandbox) -> None:
+    async def fill(self, snapshot_id: str, sandbox: Sandbox, root: RootFilesystem) -> None:
         """Bring a fresh sandbox to what a snapshot keeps; nothing when it was made on it.
 
         Raises:
@@ -201,8 +209,12 @@ class Keeping:
         await self.settle(snapshot_id)
         record = await self._snapshots.get(snapshot_id)
         _check_image(snapshot_id, record.image_digest, sandbox.image_digest)
+        places = self._places(sandbox.runtime, root)
         async with self._snapshots.held(record.id), self._tars.lent(record.id) as tar:
-            await restore(sandbox, tar)
+            if places is None:
+                await restore(sandbox, tar)
+            else:
+                await restore_places(sandbox, places, tar)
 
     async def _commit(
         self, written: Written, subject: Subject, below: Manifest | None
@@ -212,20 +224,53 @@ class Keeping:
             {"files": folder_of(written, subject.root, disk_bytes=subject.disk_bytes)},
             over=below,
             settle=settled_by(subject.root),
+            judge=partial(self._able, subject.root),
             snapshot_id=subject.snapshot_id,
             alias=subject.alias,
         )
 
+    def _places(self, runtime: str, root: RootFilesystem) -> tuple[str, ...] | None:
+        """Where a sandbox of that runtime can be written; None: everywhere."""
+        found = self._registry.get(runtime)
+        return found.writable(root) if isinstance(found, Confining) else None
+
+    def _able(self, root: RootFilesystem, tree: Mapping[str, Entry]) -> tuple[str, ...]:
+        """Name the runtimes of this gateway that can restore these files."""
+        able: list[str] = []
+        for name in self._registry.names:
+            runtime = self._registry.get(name)
+            places = self._places(name, root)
+            has_image = runtime is not None and (
+                root.path is not None or Capability.HOST_IMAGE in runtime.capabilities
+            )
+            inside = None if places is None else tuple(f"{p.strip('/')}/" for p in places)
+            if has_image and (inside is None or _fits(tree, inside)):
+                able.append(name)
+        return tuple(able)
+
     async def _keep_tar(self, sandbox: Sandbox, subject: Subject) -> SnapshotRecord:
         with NamedTemporaryFile(dir=self._directory, prefix="taken-", suffix=".tar") as staged:
-            await capture(sandbox, subject.root, Path(staged.name))
+            places = self._places(sandbox.runtime, subject.root)
+            if places is None:
+                await capture(sandbox, subject.root, Path(staged.name))
+            else:
+                await capture_places(sandbox, places, Path(staged.name))
             with Path(staged.name).open("rb") as tar:  # noqa: ASYNC230  local, and only opened
                 return await self._snapshots.commit(
                     subject.info,
                     {"files": tar},
+                    judge=partial(self._able, subject.root),
                     snapshot_id=subject.snapshot_id,
                     alias=subject.alias,
                 )
+
+
+def _fits(tree: Mapping[str, Entry], inside: tuple[str, ...]) -> bool:
+    return all(
+        path.startswith(inside)
+        or may_lie_outside(path, inside, is_folder=entry.kind is EntryKind.DIRECTORY)
+        for path, entry in tree.items()
+    )
 
 
 def _check_image(snapshot_id: str, of_snapshot: str, of_sandbox: str) -> None:

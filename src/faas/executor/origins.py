@@ -201,13 +201,13 @@ class Origins:
         """Keep the files of any sandbox, as the caller describes it."""
         return await self._keeping.keep(sandbox, _subject(root, spec, info))
 
-    async def restore(self, snapshot_id: str, sandbox: Sandbox) -> None:
+    async def restore(self, snapshot_id: str, sandbox: Sandbox, root: RootFilesystem) -> None:
         """Bring a fresh sandbox to what a snapshot keeps.
 
         Raises:
             ConflictError: the sandbox has another image.
         """
-        await self._keeping.fill(snapshot_id, sandbox)
+        await self._keeping.fill(snapshot_id, sandbox, root)
 
     @asynccontextmanager
     async def ground_of(self, active: Active) -> AsyncGenerator[LayerStack | None]:

@@ -299,7 +299,7 @@ async def _prepare(active: Active, shop: Workshop, sandbox: GuardedSandbox) -> C
         await sandbox.apply_limits(spec.limits)
     if spec.snapshot_id is not None and spec.mode is not Mode.PERSISTENT:
         assert shop.origins is not None  # noqa: S101  it was found there
-        await shop.origins.restore(spec.snapshot_id, sandbox)
+        await shop.origins.restore(spec.snapshot_id, sandbox, active.root)
     if spec.archive is not None:
         await sandbox.make_dir(working_dir)
         await sandbox.put_archive(spec.archive, path=working_dir)

@@ -2,7 +2,10 @@
 
 import socket
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from faas.sandbox.protocols import RootFilesystem
 
 
 class Capability(StrEnum):
@@ -28,6 +31,15 @@ class Weighed(Protocol):
 
     def idle_bytes(self, isolation_min: str | None) -> int:
         """Return about how much memory one ready sandbox made by that demand holds."""
+        ...
+
+
+@runtime_checkable
+class Confining(Protocol):
+    """A runtime whose sandboxes can be written in some directories only."""
+
+    def writable(self, root: "RootFilesystem") -> tuple[str, ...]:
+        """Those directories; what an image has in them is hidden."""
         ...
 
 

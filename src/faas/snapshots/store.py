@@ -86,6 +86,8 @@ Source = Path | Folder | IO[bytes]
 Settle = Callable[[Mapping[str, Entry]], dict[str, Entry]]
 """Bring a tree into the one form that all ways of reading a sandbox give."""
 
+Judge = Callable[[Mapping[str, Entry]], tuple[str, ...]]
+
 _MANIFESTS_MAX = 16
 _MANIFEST_ENTRIES_MAX = 200_000
 """Of manifests kept in memory, all together: some 100 MB at the most."""
@@ -121,6 +123,7 @@ class SnapshotStore:
         shift: int = 0,
         over: Manifest | None = None,
         settle: Settle | None = None,
+        judge: Judge | None = None,
         snapshot_id: SnapshotId | None = None,
         alias: str | None = None,
     ) -> SnapshotRecord:
@@ -132,6 +135,7 @@ class SnapshotStore:
             shift: taken from every owner in the folders.
             over: the `files` section is a layer over the files of this one, and is stacked on them.
             settle: done to the `files` section at the end.
+            judge: says of the `files` section which runtimes can restore it.
             snapshot_id: its id, minted here when not given.
             alias: another name that finds it, such as the execution's id.
         """
@@ -156,6 +160,9 @@ class SnapshotStore:
             if await self._forget_lost(packs):
                 _rewind(sources)
                 trees, packs, stored = await asyncio.to_thread(pack)
+            if judge is not None:
+                able = judge(as_tree(trees.get("files", ())))
+                info = msgspec.structs.replace(info, runtimes=able)
             return await self._name(
                 info, trees, packs, stored=stored, snapshot_id=snapshot_id, alias=alias
             )
