@@ -5,13 +5,14 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from faas.assembly import Platform, open_platform
 from faas.config import Settings
-from faas.errors import TooLargeError
+from faas.errors import StoreUnavailableError, TooLargeError
 from faas.executor.keeping import Keeping
 from faas.executor.layers import ReadyLayers
 from faas.model import ExecutionRecord, ExecutionSpec, ExecutionState, Limits, Mode
@@ -235,3 +236,26 @@ async def test_an_instance_starts_on_a_layer_and_is_kept_by_it(platform: Platfor
     assert said(await run(platform, "cat /workspace/s", snapshot_id=taken.id)) == "one\ntwo\n"
     await instances.delete(made.id, LOCAL)
     assert ran.state is ExecutionState.FINISHED
+
+
+async def test_a_full_disk_keeps_nothing_half_and_goes_on_when_there_is_room() -> None:
+    import subprocess
+
+    with tempfile.TemporaryDirectory(prefix="faas-t-", dir="/tmp") as directory:
+        snapshots = Path(directory, "snapshots")
+        snapshots.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", snapshots], check=True)
+        try:
+            async with opened(directory) as platform:
+                store = platform.executor.origins.snapshots
+                kept = await keep(platform, "echo small > /workspace/s")
+                with pytest.raises(StoreUnavailableError):
+                    await keep(platform, "head -c 12000000 /dev/urandom > /workspace/big")
+                assert [record.source for record in await store.page()] == [kept.id]
+                await store.verify(kept.id)
+                await store.collect_garbage(grace=timedelta(0))
+                more = await keep(platform, "echo more >> /workspace/s", snapshot_id=kept.id)
+                seen = await run(platform, "cat /workspace/s", snapshot_id=more.id)
+                assert said(seen) == "small\nmore\n"
+        finally:
+            subprocess.run(["umount", "-l", snapshots], check=True)
