@@ -85,6 +85,8 @@ bool agent_frame(uint32_t slot, const struct frame *frame) {
     case FRAME_LIST: return command_list(slot, frame);
     case FRAME_RELEASE: return command_release(slot, frame);
     case FRAME_CONNECT: return port_connect(slot, frame);
+    case FRAME_EXPORT: return command_export(slot, frame);
+    case FRAME_ADOPT: return command_adopt(slot, frame);
     default: return files_frame(slot, frame);
     }
 }

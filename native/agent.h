@@ -71,6 +71,9 @@ bool command_resize(uint32_t slot, const struct frame *frame);
 bool command_attach(uint32_t slot, const struct frame *frame);
 bool command_list(uint32_t slot, const struct frame *frame);
 bool command_release(uint32_t slot, const struct frame *frame);
+/* restored.c */
+bool command_export(uint32_t slot, const struct frame *frame);
+bool command_adopt(uint32_t slot, const struct frame *frame);
 void commands_event(enum watch_kind kind, uint32_t slot, uint32_t generation, uint32_t events);
 void commands_reaped(pid_t pid, int status, const struct rusage *usage);
 /* After a round of reaping; `childless` when no process is left below the agent. */

@@ -67,7 +67,7 @@ void command_forget(struct command *c) {
     free(c);
 }
 
-static void put_exit(struct command *c, uint32_t slot) {
+void command_put_exit(struct command *c, uint32_t slot) {
     static const uint32_t forced_code[] = {[TIMED_OUT] = 124, [CANCELLED] = 137};
     enum exit_reason reason = WIFSIGNALED(c->status) ? SIGNALLED : EXITED;
     uint8_t signal = WIFSIGNALED(c->status) ? (uint8_t)WTERMSIG(c->status) : 0;
@@ -128,12 +128,13 @@ static void finish(struct command *c) {
         close_fd(&c->streams[which].spool);
         if (c->is_tree_gone || c->streams[which].is_hung_up) stream_closed(c, which);
     }
-    to_everybody(c, put_exit);
+    to_everybody(c, command_put_exit);
 }
 
 /* A signal to everything the command started; to everything there is when it owns the sandbox. */
 static void signal_tree(struct command *c, int number) {
     if (c->is_exclusive && agent.is_init) kill(-1, number);
+    else if (c->root_count) supervisor_signal_roots(c, number);
     else supervisor_ask(c, number == SIGKILL ? SUPERVISE_KILL_TREE : SUPERVISE_SIGNAL_TREE, number);
     if (number != SIGKILL) return;
     c->kill_ns = now_ns() + KILL_AGAIN_NS;
@@ -171,6 +172,8 @@ void commands_reaped(pid_t pid, int status, const struct rusage *usage) {
     for (int i = 0; i < COMMANDS_MAX; i++) {
         struct command *c = agent.commands[i];
         if (!c || c->is_tree_gone) continue;
+        for (unsigned root = 0; root < c->root_count; root++)
+            if (c->roots[root] == pid) c->roots[root] = c->roots[--c->root_count];
         if (!c->is_supervised && c->pid == pid && !c->is_reaped) {
             command_main_ended(c, status, usage);
             return;
@@ -359,7 +362,7 @@ bool command_attach(uint32_t slot, const struct frame *frame) {
     if (c->state == STARTING) return true; /* STARTED comes when it has */
     command_put_started(c, slot);
     put_output(c, slot);
-    if (c->state == ENDED) put_exit(c, slot);
+    if (c->state == ENDED) command_put_exit(c, slot);
     return true;
 }
 

@@ -32,6 +32,9 @@ struct command {
     enum command_state state;
     bool is_exclusive, is_supervised, is_reaped, is_tree_gone;
     pid_t pid, supervisor;
+    pid_t roots[ROOTS_MAX];        /* of a restored command: our children of it that live */
+    unsigned root_count;
+    bool was_restored;
     int supervision;               /* socket to the supervisor */
     struct stream streams[2];
     uint64_t output_max;
@@ -67,8 +70,17 @@ struct supervisor_message {
 };
 bool supervisor_start(struct command *command, struct spawn *spawn);
 bool supervisor_ask(struct command *command, enum supervisor_request request, int signal);
+/* The children of a process that live, but for the agent's workers and supervisors; -1: more than ROOTS_MAX. */
+int supervisor_children(pid_t parent, pid_t *children);
+/* Signal a restored command, which has no supervisor: its roots and what is below them. */
+void supervisor_signal_roots(const struct command *command, int signal);
 /* Kill what is below the agent but below no process it knows: the tree of a supervisor that was killed. */
 void supervisor_kill_strays(void);
+
+/* exec.c */
+/* Why no command of that name can begin; 0: it can. */
+int command_refusal(const char *name, uint32_t slot, uint32_t id);
+struct command *command_admit(const char *name);
 
 /* command.c */
 struct command *command_named(const char *name);
@@ -76,6 +88,7 @@ struct command *command_find(uint32_t slot, uint32_t id);
 bool command_owns(pid_t pid);
 void command_attach_to(struct command *command, uint32_t slot, uint32_t id);
 void command_put_started(struct command *command, uint32_t slot);
+void command_put_exit(struct command *command, uint32_t slot);
 void command_forget(struct command *command);
 /* Whether anything started by a command may still run. */
 bool commands_any_alive(void);

@@ -65,29 +65,39 @@ static bool request_read(struct request *q, const struct frame *frame) {
     return read_done(&r) && frame->flags <= 15;
 }
 
-static int refusal(const struct request *q, uint32_t slot, uint32_t id) {
-    size_t length = strlen(q->name);
-    if (!length || length > NAME_MAX_BYTES || strspn(q->name, NAME_LETTERS) != length) return EINVAL;
-    if (!q->argv[0] || q->deadline_ms > MILLISECONDS_MAX || q->grace_ms > MILLISECONDS_MAX) return EINVAL;
-    if (command_named(q->name) || command_find(slot, id)) return EEXIST;
+int command_refusal(const char *name, uint32_t slot, uint32_t id) {
+    size_t length = strlen(name);
+    if (!length || length > NAME_MAX_BYTES || strspn(name, NAME_LETTERS) != length) return EINVAL;
+    if (command_named(name) || command_find(slot, id)) return EEXIST;
     for (int i = 0; i < COMMANDS_MAX; i++)
         if (!agent.commands[i]) return 0;
     return EAGAIN;
 }
 
-static struct command *admit(const struct request *q) {
+static int refusal(const struct request *q, uint32_t slot, uint32_t id) {
+    if (!q->argv[0] || q->deadline_ms > MILLISECONDS_MAX || q->grace_ms > MILLISECONDS_MAX) return EINVAL;
+    return command_refusal(q->name, slot, id);
+}
+
+struct command *command_admit(const char *name) {
     struct command *c = calloc(1, sizeof *c);
     if (!c) return NULL;
     while (agent.commands[c->slot]) c->slot++;
     agent.commands[c->slot] = c;
     c->generation = next_generation();
-    strcpy(c->name, q->name);
-    c->is_exclusive = q->flags & EXEC_EXCLUSIVE;
-    c->output_max = q->output_max;
+    strcpy(c->name, name);
     c->exit_override = -1;
     c->supervision = c->input.sink = c->input.file = -1;
     c->streams[0] = c->streams[1] = (struct stream){.source = -1, .spool = -1};
     c->started_ns = now_ns();
+    return c;
+}
+
+static struct command *admit(const struct request *q) {
+    struct command *c = command_admit(q->name);
+    if (!c) return NULL;
+    c->is_exclusive = q->flags & EXEC_EXCLUSIVE;
+    c->output_max = q->output_max;
     c->deadline_ns = q->deadline_ms ? c->started_ns + q->deadline_ms * 1000000U : 0;
     c->grace_ns = q->grace_ms * 1000000U;
     return c;

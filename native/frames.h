@@ -17,18 +17,19 @@ enum {
     STDIN_WINDOW = 1 << 20,     /* held for a command that does not read */
     ANSWERS_MAX = 256 << 10,    /* waiting for a host that does not read */
     DIR_ENTRIES_MAX = 1000,     /* in one answer */
+    ROOTS_MAX = 16,             /* processes of one command that are no other's children */
     STRINGS_MAX = 65536,        /* in argv or env; the kernel's own limits are lower in bytes */
 };
 
 enum frame_type {
     FRAME_HELLO = 1, FRAME_EXEC, FRAME_STDIN, FRAME_SIGNAL, FRAME_RESIZE, FRAME_ATTACH, FRAME_LIST, FRAME_RELEASE,
     FRAME_STAT = 16, FRAME_LIST_DIR, FRAME_READ, FRAME_WRITE, FRAME_REMOVE, FRAME_MKDIR, FRAME_RENAME, FRAME_TAR_IN, FRAME_TAR_OUT,
-    FRAME_CONNECT,
+    FRAME_CONNECT, FRAME_EXPORT, FRAME_ADOPT,
     FRAME_HELLO_OK = 65, FRAME_STARTED, FRAME_OUTPUT, FRAME_EXIT, FRAME_STDIN_OK, FRAME_OK, FRAME_ERROR, FRAME_LIST_OK, FRAME_STAT_OK,
-    FRAME_DIR_OK, FRAME_DATA, FRAME_CONNECTED,
+    FRAME_DIR_OK, FRAME_DATA, FRAME_CONNECTED, FRAME_EXPORTED,
 };
 
-enum exec_flag { EXEC_EXCLUSIVE = 1, EXEC_TTY = 2, EXEC_STDIN_OPEN = 4, EXEC_STDIN_FD = 8 };
+enum exec_flag { EXEC_EXCLUSIVE = 1, EXEC_TTY = 2, EXEC_STDIN_OPEN = 4, EXEC_STDIN_FD = 8, ADOPT_BACKGROUND = 16 };
 enum exit_reason { EXITED, SIGNALLED, TIMED_OUT, CANCELLED };
 
 struct frame {

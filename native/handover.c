@@ -3,14 +3,18 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "kernel.h"
@@ -84,8 +88,7 @@ int handover_open_cgroup2(const char *procs_file) {
     return -1;
 }
 
-bool handover_map_users(const struct plan *plan, pid_t pid) {
-    if (plan->userns == USERNS_NONE) return true;
+static bool map_users(const struct plan *plan, pid_t pid) {
     char path[64], map[64];
     bool is_single = plan->userns == USERNS_SINGLE;
     snprintf(path, sizeof path, "/proc/%d/setgroups", pid);
@@ -98,14 +101,38 @@ bool handover_map_users(const struct plan *plan, pid_t pid) {
     return write_file(path, map);
 }
 
-/* Clones of what lies below, for the owners of the child; false when a layer is gone. */
-static bool clone_lowers(const struct plan *plan, pid_t pid, struct lowers *lowers) {
-    bool has_image = plan->root.op == OP_ROOT_OVERLAY && plan->root.flags;
-    if (plan->userns != USERNS_RANGE || (!has_image && !plan->layer_count)) return true;
+bool handover_map_users(const struct plan *plan, pid_t pid) {
+    return !plan_has_userns(plan) || map_users(plan, pid);
+}
+
+static int open_userns(pid_t pid) {
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
-    int userns = open(path, O_RDONLY | O_CLOEXEC);
-    if (userns < 0) return false;
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/* A user namespace nobody lives in, to say how owners are shifted; it takes a process to make one. */
+static int empty_userns(const struct plan *plan) {
+    struct kernel_clone_args args = {.flags = CLONE_NEWUSER, .exit_signal = SIGCHLD};
+    pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;) pause();
+    }
+    if (pid < 0) return -1;
+    int userns = map_users(plan, pid) ? open_userns(pid) : -1;
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    return userns;
+}
+
+/* Clones of what lies below, for the owners of the child; false when a layer is gone. */
+static bool clone_lowers(const struct plan *plan, pid_t pid, struct lowers *lowers) {
+    bool is_shifted = plan->userns == USERNS_RANGE || plan->userns == USERNS_FLAT;
+    bool has_image = plan->root.op == OP_ROOT_OVERLAY && plan->root.flags && is_shifted;
+    if (!has_image && !plan->layer_count) return true;
+    int userns = plan->userns == USERNS_FLAT ? empty_userns(plan) : open_userns(pid);
+    if (userns < 0) return !plan->layer_count;
     bool done = true;
     for (unsigned i = 0; done && i < plan->layer_count; i++) {
         int tree = layers_clone(plan->layers[i], userns);

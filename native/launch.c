@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "checkpoint.h"
 #include "chores.h"
 #include "handover.h"
 #include "kernel.h"
@@ -26,8 +27,8 @@
 #include "mounts.h"
 #include "spares.h"
 
-enum { REQUEST_LAUNCH = 1, REQUEST_PING, REQUEST_CHORES, REQUEST_SPARES, REQUEST_LAYER };
-enum { LAUNCHED = 1, FAILED, CHILD_EXITED, PONG, CHORES_DONE, LAYER_DONE = 7 };
+enum { REQUEST_LAUNCH = 1, REQUEST_PING, REQUEST_CHORES, REQUEST_SPARES, REQUEST_LAYER, REQUEST_CRIU };
+enum { LAUNCHED = 1, FAILED, CHILD_EXITED, PONG, CHORES_DONE, CRIU_ENDED, LAYER_DONE };
 enum { LAUNCHES_MAX = 64 };
 #define LAUNCH_NS_MAX 10000000000U
 /* Without a request for that long, making spares is in nobody's way. */
@@ -133,7 +134,7 @@ int launch_clone(const struct plan *plan, int *pidfd, int listener, int gate, bo
         .pidfd = (uint64_t)(uintptr_t)pidfd, .exit_signal = as_sibling ? 0 : SIGCHLD};
     if (as_sibling) args.flags |= CLONE_PARENT; /* with our own exit signal */
     bool brings_lo_up = plan->netns != NETNS_HOST && !has_netns;
-    if (plan->userns != USERNS_NONE) args.flags |= CLONE_NEWUSER;
+    if (plan_has_userns(plan)) args.flags |= CLONE_NEWUSER;
     if (brings_lo_up) args.flags |= CLONE_NEWNET;
     if (cgroup >= 0) {
         args.flags |= KERNEL_CLONE_INTO_CGROUP;
@@ -244,7 +245,7 @@ static void launch(uint32_t id, struct plan *plan, int listener, struct reader b
         answer_failed(id, l ? errno : EAGAIN, "launch");
         return;
     }
-    *l = (struct launch){.id = id, .pidfd = -1, .gate = gates[0], .has_userns = plan->userns != USERNS_NONE,
+    *l = (struct launch){.id = id, .pidfd = -1, .gate = gates[0], .has_userns = plan_has_userns(plan),
                          .give_up_ns = now_ns() + LAUNCH_NS_MAX};
     struct spare *spare;
     const char *step;
@@ -287,7 +288,7 @@ static void on_packet(size_t length, int *fds, unsigned fd_count) {
     uint8_t kind = read_u8(&r);
     bool is_zero = (read_u8(&r) | read_u16(&r)) == 0;
     uint32_t id = read_u32(&r);
-    if (r.bad || !is_zero || kind < REQUEST_LAUNCH || kind > REQUEST_LAYER) {
+    if (r.bad || !is_zero || kind < REQUEST_LAUNCH || kind > REQUEST_CRIU) {
         answer_failed(id, EINVAL, "the packet");
     } else if (kind == REQUEST_PING) {
         struct buffer answer = {0};
@@ -311,6 +312,9 @@ static void on_packet(size_t length, int *fds, unsigned fd_count) {
         send_answer(&answer, opened);
         close_fd(&opened);
         buffer_free(&answer);
+    } else if (kind == REQUEST_CRIU) {
+        int error = checkpoint_start(id, &r, fds, fd_count);
+        if (error) answer_failed(id, error, "run criu");
     } else if (fd_count != 1) {
         answer_failed(id, EBADF, "the listening socket");
     } else {
@@ -323,7 +327,7 @@ static void on_packet(size_t length, int *fds, unsigned fd_count) {
 }
 
 static void on_control(void) {
-    enum { FDS_MAX = 8 };
+    enum { FDS_MAX = CHECKPOINT_FDS_MAX };
     union {
         char bytes[CMSG_SPACE(sizeof(int) * FDS_MAX)];
         struct cmsghdr align;
@@ -355,6 +359,15 @@ static void reap(void) {
     int status;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
         struct launch *found = NULL;
+        uint32_t run;
+        if (checkpoint_ended(pid, &run)) {
+            struct buffer answer = {0};
+            begin_answer(&answer, CRIU_ENDED, run);
+            put_u32(&answer, (uint32_t)status);
+            send_answer(&answer, -1);
+            buffer_free(&answer);
+            continue;
+        }
         for (int i = 0; i < LAUNCHES_MAX; i++)
             if (launcher.launches[i].is_used && launcher.launches[i].pid == pid) found = &launcher.launches[i];
         /* What it said last comes first, be it READY or the reason. */

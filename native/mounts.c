@@ -284,7 +284,7 @@ static bool mount_root_overlay(const struct plan *plan, const struct lowers *low
         snprintf(list + used, sizeof list - used, "%s%s", used ? ":" : "", image);
     }
     snprintf(options, sizeof options, "lowerdir=%s,upperdir=%s/up,workdir=%s/work%s", list, upper, upper,
-             plan->userns == USERNS_NONE ? "" : ",userxattr");
+             plan_has_userns(plan) ? ",userxattr" : "");
     return mount("overlay", at, "overlay", MS_NOSUID | MS_NODEV, options) == 0;
 }
 

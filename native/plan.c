@@ -17,9 +17,10 @@ static bool read_userns(struct plan *plan, struct reader *r) {
     plan->uid = read_u32(r);
     plan->gid = read_u32(r);
     plan->count = read_u32(r);
-    bool is_range = kind == USERNS_RANGE;
+    bool is_range = kind == USERNS_RANGE || kind == USERNS_FLAT;
     bool is_sane = plan->count && plan->uid + plan->count > plan->uid && plan->gid + plan->count > plan->gid;
-    return kind <= USERNS_SINGLE && (!is_range || is_sane);
+    bool is_nobody = kind != USERNS_FLAT || (plan->uid && plan->gid);
+    return kind <= USERNS_FLAT && (!is_range || is_sane) && is_nobody;
 }
 
 static bool read_cgroup(struct plan *plan, struct reader *r) {
@@ -97,6 +98,7 @@ static bool read_op(struct plan *plan, uint8_t op, struct reader *r) {
     case OP_RLIMIT: return read_rlimit(plan, r);
     case OP_CELL: return read_cell(plan, r);
     case OP_CHORES: plan->chores = read_blob(r, &plan->chores_length); return true;
+    case OP_LAST_PID: plan->last_pid = read_u32(r); return true;
     case OP_SECCOMP: plan->seccomp = read_blob(r, &plan->seccomp_length); return true;
     case OP_LAYERS: return read_layers(plan, r);
     default: break;

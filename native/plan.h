@@ -16,9 +16,9 @@ enum {
 enum plan_op {
     OP_HOSTNAME = 1, OP_USERNS, OP_CGROUP, OP_NETNS, OP_PIDFILE, OP_RLIMIT, OP_SECCOMP, OP_ROOT_TMPFS,
     OP_ROOT_OVERLAY, OP_DIR, OP_SYMLINK, OP_FILE, OP_BIND, OP_TMPFS, OP_PROC, OP_DEV, OP_REMOUNT_RO, OP_MASK,
-    OP_CELL, OP_CHORES, OP_LAYERS = 22,
+    OP_CELL, OP_CHORES, OP_LAST_PID = 22, OP_LAYERS,
 };
-enum userns_kind { USERNS_NONE, USERNS_RANGE, USERNS_SINGLE };
+enum userns_kind { USERNS_NONE, USERNS_RANGE, USERNS_SINGLE, USERNS_FLAT };
 enum netns_kind { NETNS_NEW, NETNS_HOST, NETNS_POOLED };
 /* Of a DIR: one that is there already stays as it is. */
 #define DIRECTORY_AS_IS 0x80000000U
@@ -38,6 +38,7 @@ struct plan {
     char *hostname, *pidfile;
     enum userns_kind userns;
     uint32_t uid, gid, count;
+    uint32_t last_pid; /* the first process after the agent gets the next number; 0 leaves it */
     enum netns_kind netns;
     char *cgroups[CGROUPS_MAX];
     int cgroup_fds[CGROUPS_MAX]; /* opened by the launcher for the child to join by; -1: none, or joined by clone */
@@ -60,5 +61,8 @@ struct plan {
 /* False when the bytes are not a plan; `what` then says where. The plan points into `bytes`. */
 bool plan_read(struct plan *plan, const uint8_t *bytes, uint32_t length, const char **what);
 void plan_free(struct plan *plan);
+static inline bool plan_has_userns(const struct plan *plan) {
+    return plan->userns == USERNS_RANGE || plan->userns == USERNS_SINGLE;
+}
 
 #endif

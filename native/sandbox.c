@@ -5,10 +5,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/securebits.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -80,6 +83,33 @@ static bool become_root(const struct plan *plan) {
     return prctl(PR_SET_PDEATHSIG, SIGKILL) == 0; /* changing user cleared it */
 }
 
+/* Without a user namespace: what is made from now on belongs to the sandbox's user; the power to mount stays. */
+static bool make_as_user(const struct plan *plan) {
+    if (plan->userns != USERNS_FLAT) return true;
+    if (prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) < 0) return false;
+    setfsgid(plan->gid);
+    setfsuid(plan->uid);
+    return (uid_t)setfsuid((uid_t)-1) == plan->uid && (gid_t)setfsgid((gid_t)-1) == plan->gid;
+}
+
+/* For good: the sandbox's only user, who has no power on the host. */
+static bool become_user(const struct plan *plan) {
+    if (plan->userns != USERNS_FLAT) return true;
+    if (setresgid(plan->gid, plan->gid, plan->gid) < 0 || setresuid(plan->uid, plan->uid, plan->uid) < 0) return false;
+    prctl(PR_SET_DUMPABLE, 0);
+    return lockdown_drop_everything();
+}
+
+/* Numbers below are left to CRIU, which restores processes with the numbers they had. */
+static bool skip_pids(const struct plan *plan) {
+    char text[16];
+    int length = snprintf(text, sizeof text, "%u", plan->last_pid);
+    int fd = plan->last_pid ? open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC) : -1;
+    bool done = !plan->last_pid || (fd >= 0 && write(fd, text, (size_t)length) == length);
+    if (fd >= 0) close(fd);
+    return done;
+}
+
 static bool limit(const struct plan *plan) {
     for (unsigned i = 0; i < plan->rlimit_count; i++) {
         int resource = (int)plan->rlimits[i].resource;
@@ -110,10 +140,14 @@ static bool build(const struct plan *plan, int gate, bool brings_lo_up, const ch
     mounts_open_sources(plan);
     *step = "become root of the sandbox";
     if (!become_root(plan)) return false;
+    *step = "set the first process id";
+    if (!skip_pids(plan)) return false;
     *step = "set the host name";
     if (plan->hostname && sethostname(plan->hostname, strlen(plan->hostname)) < 0) return false;
     *step = "bring lo up";
     if (brings_lo_up && !netns_lo_up()) return false;
+    *step = "make files as the user";
+    if (!make_as_user(plan)) return false;
     if (!mounts_make_root(plan, &lowers, step)) return false;
     wait_for(gate, GATE_GO, NULL);
     /* Only now, so that its root is the cgroup it was put into. */
@@ -123,6 +157,8 @@ static bool build(const struct plan *plan, int gate, bool brings_lo_up, const ch
     *step = "set limits";
     if (!limit(plan)) return false;
     lockdown_agent();
+    *step = "become the user";
+    if (!become_user(plan)) return false;
     *step = "install the system call filter";
     return !plan->seccomp_length || lockdown_seccomp(plan->seccomp, plan->seccomp_length);
 }

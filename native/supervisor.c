@@ -101,6 +101,40 @@ void supervisor_kill_strays(void) {
         if (!kill_below(getpid(), is_known)) break;
 }
 
+int supervisor_children(pid_t parent, pid_t *children) {
+    struct entry *entries = malloc(sizeof *entries * PROCESSES_MAX);
+    if (!entries) return -1;
+    size_t count = scan(entries);
+    int found = 0;
+    for (size_t i = 0; i < count && found >= 0; i++) {
+        const struct entry *e = &entries[i];
+        if (e->parent != parent || e->state == 'Z' || e->state == 'X' || worker_is(e->pid)) continue;
+        bool is_supervisor = false;
+        for (int j = 0; j < COMMANDS_MAX; j++) {
+            const struct command *c = agent.commands[j];
+            is_supervisor |= c && c->is_supervised && c->supervisor == e->pid;
+        }
+        if (is_supervisor) continue;
+        if (found == ROOTS_MAX) found = -1;
+        else children[found++] = e->pid;
+    }
+    free(entries);
+    return found;
+}
+
+void supervisor_signal_roots(const struct command *command, int signal) {
+    for (unsigned i = 0; i < command->root_count; i++) {
+        pid_t root = command->roots[i];
+        if (signal == SIGKILL) {
+            kill(root, SIGSTOP);
+            kill_below(root, NULL);
+        } else {
+            signal_below(root, signal, NULL, false);
+        }
+        kill(root, signal);
+    }
+}
+
 struct supervision {
     int socket, signals;
     pid_t main;

@@ -7,7 +7,7 @@ from pathlib import Path
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from build_native import build
+from build_native import build, build_preload
 
 
 class NativeBuildHook(BuildHookInterface):
@@ -20,7 +20,11 @@ class NativeBuildHook(BuildHookInterface):
         out = Path(self.root) / "src" / "faas" / "_native" / name
         if any((Path(self.root) / "native").glob("*.c")):
             build(arch, out)
+            preload = out.with_name(f"faas-criu-{arch}.so")
+            build_preload(arch, preload)
             if version != "editable":
-                build_data["force_include"] = {str(out): f"faas/_native/{name}"}
+                build_data["force_include"] = {
+                    str(path): f"faas/_native/{path.name}" for path in (out, preload)
+                }
                 build_data["pure_python"] = False
                 build_data["infer_tag"] = True

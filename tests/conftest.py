@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from tests.plugins.criu import criu_prefix
 from tests.plugins.embedded import Embedded
 from tests.plugins.leftovers import look, settle
 
@@ -23,6 +24,22 @@ def nothing_left():
     for before, tag, data_dir in watched:
         left = settle(before, tag=tag, data_dir=data_dir)
         assert not left, f"left behind: {left}"
+
+
+@pytest.fixture
+async def keeping(nothing_left):
+    """A started embedded runtime that can keep memory."""
+    prefix = criu_prefix()
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    if prefix is None:
+        pytest.skip("CRIU is not installed: scripts/criu.sh .faas/criu")
+    with tempfile.TemporaryDirectory(prefix="faas-test-") as directory:
+        made = Embedded(Path(directory), criu_prefix=prefix)
+        nothing_left(tag=made.tag, data_dir=made.data_dir)
+        await made.runtime.start()
+        yield made
+        await made.runtime.aclose()
 
 
 @pytest.fixture

@@ -70,6 +70,8 @@ class ExitReason(StrEnum):
     TIMED_OUT = "timed_out"
     OUT_OF_MEMORY = "out_of_memory"
     CANCELLED = "cancelled"
+    CHECKPOINTED = "checkpointed"
+    """It has not ended: its memory and files are a snapshot, from which it goes on."""
 
 
 class ExecutionState(StrEnum):
@@ -131,11 +133,24 @@ class ExecutionSpec:
     isolation_min: str | None = None
     """The least rung of `faas.sandbox.isolation` accepted; refused where nothing reaches it."""
     cache_key: str | None = None
+    caches: tuple[str, ...] = ()
+    """Dependency caches of its tenant put in before the command: `pip`, `npm`, `cargo`, `go`."""
+    cache_write: bool = True
+    """Whether what the command adds to them is kept for the tenant's next runs."""
     snapshot_id: str | None = None
     branch_from: str | None = None
+    memory: bool = False
+    """Processes and their memory can be kept, and are what a parent gives."""
+    checkpoint_after_ms: int | None = None
+    """Its slice: after so long it is kept with its memory, and ends here."""
     instance_id: str | None = None
     """Of mode `persistent`: the instance it runs in, by id or by name."""
     pull_policy: PullPolicy = PullPolicy.MISSING
+
+    @property
+    def is_resumption(self) -> bool:
+        """Whether it runs nothing new, but goes on from a memory checkpoint."""
+        return self.memory and not self.argv
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +170,20 @@ class Timings:
     sandbox_us: int = 0
     exec_us: int = 0
     collect_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """What came of one dependency cache after a run."""
+
+    name: str
+    added: int = 0
+    """Files that were new and are kept."""
+    added_bytes: int = 0
+    refused: int = 0
+    """Links, devices and the like, which are never kept."""
+    problem: str | None = None
+    """Why nothing was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +212,7 @@ class ExecutionResult:
     snapshot_id: str | None = None
     runtime_reason: str = ""
     """Why it ran on `runtime_used`."""
+    caches: tuple[CacheReport, ...] = ()
 
     @property
     def stdout_truncated(self) -> bool:

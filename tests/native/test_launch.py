@@ -459,7 +459,7 @@ def test_a_malformed_plan_is_refused_and_the_launcher_goes_on(launcher, plan):
     [
         b"\0",
         bytes(8),
-        struct.pack("<BBHI", 5, 0, 0, 1),
+        struct.pack("<BBHI", 99, 0, 0, 1),
         struct.pack("<BBHI", 1, 1, 0, 1),
         bytes(200_000),
     ],

@@ -11,7 +11,7 @@ from tests.native.conftest import Inside
 from tests.native.plans import NONE, Failure, directory, op, tmpfs_root, u8, u32, u64, users, usual
 
 pytestmark = pytest.mark.needs_root
-LAYERS, LAYER, LAYER_DONE = 22, 5, 7
+LAYERS, LAYER, LAYER_DONE = 23, 5, 7
 TAKE, MAKE, DROP, LOOK = range(1, 5)
 AS_IS = 1 << 31
 OTHER_ID = 0x7200_0000

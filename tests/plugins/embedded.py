@@ -50,14 +50,14 @@ class Embedded:
                 data_dir=self.data_dir,
                 tag=self.tag,
                 binary=packaged_binary(),
-                **self._settings,
+                **self._settings,  # type: ignore[arg-type]
             )
         )
 
     async def sandbox(
-        self, *, root: RootFilesystem = HOST, limits: Limits | None = None
+        self, *, root: RootFilesystem = HOST, limits: Limits | None = None, **more: bool
     ) -> EmbeddedSandbox:
-        spec = SandboxSpec(new_sandbox_id(), root, limits or Limits())
+        spec = SandboxSpec(new_sandbox_id(), root, limits or Limits(), **more)
         return await self.runtime.create(spec)
 
     def output(self) -> OutputFiles:

@@ -58,6 +58,8 @@ class Request(IntEnum):
     TAR_IN = 23
     TAR_OUT = 24
     CONNECT = 25
+    EXPORT = 26
+    ADOPT = 27
 
 
 class Answer(IntEnum):
@@ -75,6 +77,7 @@ class Answer(IntEnum):
     DIR_OK = 74
     DATA = 75
     CONNECTED = 76
+    EXPORTED = 77
 
 
 EXEC_EXCLUSIVE, EXEC_TTY, EXEC_STDIN_OPEN, EXEC_STDIN_FD = 1, 2, 4, 8

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from faas.agent import archive, files, ports
 from faas.agent.channel import AgentChannel
+from faas.agent.moving import Exported, adopt_flags, pack_adopt, parse_exported
 from faas.agent.process import AgentProcess
-from faas.agent.protocol import Request, exec_flags, pack_exec, pack_string
+from faas.agent.protocol import Answer, Request, exec_flags, pack_exec, pack_string, parse_list
 from faas.agent.spool import open_for_agent
 from faas.errors import NotFoundError, SandboxBrokenError
 from faas.ids import SandboxId
@@ -108,6 +109,37 @@ class AgentSandbox(ABC):
             )
         except NotFoundError:
             return None
+        process.pid = started.pid
+        self._take_up(process, command_id)
+        return process
+
+    async def remembered(self) -> list[AgentProcess]:
+        """Every command the agent knows, ended or not, whoever started it."""
+        payload = await self._channel.call(Request.LIST, expects=Answer.LIST_OK)
+        states = self._channel.parsed(parse_list, payload)
+        found = [await self.attach(state.name) for state in states]
+        return [process for process in found if process is not None]
+
+    async def export(self, process: AgentProcess) -> Exported:
+        """Have the agent describe a running command, its output read up to now."""
+        payload = await self._channel.call(
+            Request.EXPORT, expects=Answer.EXPORTED, frame_id=process.command_id
+        )
+        return self._channel.parsed(parse_exported, payload)
+
+    async def adopt_command(
+        self, name: str, command: Exported, descriptors: list[int]
+    ) -> AgentProcess:
+        """Give the agent a command whose processes will come. Takes over `descriptors`: both
+        spools, where it reads their output, and where it writes their input."""
+        process = self._process(name, None)
+        command_id, started = await self._channel.command(
+            Request.ADOPT,
+            pack_adopt(name, command),
+            process,
+            flags=adopt_flags(command),
+            descriptors=descriptors,
+        )
         process.pid = started.pid
         self._take_up(process, command_id)
         return process

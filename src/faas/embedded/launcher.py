@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -22,8 +23,8 @@ from faas.clock import expire_later
 from faas.errors import FaasError, RuntimeUnavailableError, SandboxBrokenError, TooLargeError
 
 _HEAD = struct.Struct("<BBHI")
-_LAUNCH, _PING, _CHORES, _SPARES, _LAYER = 1, 2, 3, 4, 5
-_LAUNCHED, _FAILED, _EXITED, _PONG, _CHORES_DONE, _LAYER_DONE = 1, 2, 3, 4, 5, 7
+_LAUNCH, _PING, _CHORES, _SPARES, _LAYER, _CRIU = 1, 2, 3, 4, 5, 6
+_LAUNCHED, _FAILED, _EXITED, _PONG, _CHORES_DONE, _CRIU_ENDED, _LAYER_DONE = 1, 2, 3, 4, 5, 6, 7
 _LAYER_BODY = struct.Struct("<BQQQ")
 _LAUNCH_SECONDS = 15.0
 """The launcher gives up a child after 10; past this it is itself stuck."""
@@ -68,6 +69,7 @@ class Launcher:
         self.generation = 0
         """Counts the processes there were: what one held in itself is gone with it."""
         self._spares: bytes | None = None
+        self._runs: dict[int, asyncio.Future[int]] = {}
 
     @property
     def pid(self) -> int | None:
@@ -154,6 +156,27 @@ class Launcher:
             return await self._done(number, done)
         finally:
             self._chores.pop(number, None)
+
+    async def run_criu(self, request: bytes, descriptors: Sequence[int], *, seconds: float) -> int:
+        """Run CRIU in a sandbox (`criu.Run` makes the request); return its exit code.
+
+        What was begun is ended, also when the caller is cancelled or this process dies.
+
+        Raises:
+            SandboxBrokenError: it could not be begun, or did not end in time.
+        """
+        self._ensure_running()
+        number = self._new_id()
+        ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._runs[number] = ended
+        try:
+            await self._send(_HEAD.pack(_CRIU, 0, 0, number) + request, list(descriptors))
+            await _wait_out(ended, seconds)
+            if not ended.done():
+                raise SandboxBrokenError("criu did not end in time")
+            return os.waitstatus_to_exitcode(ended.result())
+        finally:
+            self._runs.pop(number, None)
 
     async def _done(self, number: int, done: asyncio.Future[int]) -> int:
         loop = asyncio.get_running_loop()
@@ -285,15 +308,15 @@ class Launcher:
         if kind == _LAUNCHED and len(descriptors) == 1:
             self._on_launched(number, body, descriptors.pop())
         elif kind == _FAILED:
-            answer = self._pending.pop(number, None)
+            answer = self._pending.pop(number, None) or self._runs.get(number)
             if answer is not None and not answer.done():
                 answer.set_exception(_failure(body))
         elif kind == _PONG:
             pong = self._pings.get(number)
             if pong is not None and not pong.done():
                 pong.set_result(None)
-        elif kind == _CHORES_DONE:
-            done = self._chores.get(number)
+        elif kind in (_CHORES_DONE, _CRIU_ENDED):
+            done = (self._chores if kind == _CHORES_DONE else self._runs).get(number)
             if done is not None and not done.done():
                 done.set_result(struct.unpack_from("<I", body)[0])
         elif kind == _LAYER_DONE:
@@ -326,7 +349,7 @@ class Launcher:
         self._control = None
         self.generation += 1
         pending, self._pending = self._pending, {}
-        others = (self._pings, self._chores, self._layers)
+        others = (self._pings, self._chores, self._layers, self._runs)
         for answer in [*pending.values(), *(one for each in others for one in each.values())]:
             if not answer.done():
                 answer.set_exception(SandboxBrokenError(why))
@@ -377,6 +400,17 @@ def _spawn(binary: Path, control: socket.socket) -> subprocess.Popen[bytes]:
         cwd="/",
         env={},
     )
+
+
+async def _wait_out(done: "asyncio.Future[int]", seconds: float = _LAUNCH_SECONDS) -> None:
+    """Wait for an answer, within bounds, and only then be cancelled."""
+    try:
+        await asyncio.wait({done}, timeout=seconds)
+    except asyncio.CancelledError:
+        await asyncio.wait({done}, timeout=seconds)
+        if done.done():
+            done.exception()  # nobody else will look at it
+        raise
 
 
 def _reap(process: "subprocess.Popen[bytes]") -> None:

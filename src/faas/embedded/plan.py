@@ -65,6 +65,33 @@ class UserSingle:
 
 
 @dataclass(frozen=True, slots=True)
+class UserAlone:
+    """Its only user is a number of the host's that nobody else has; no user namespace.
+
+    CRIU cannot restore into a user namespace that is there already.
+    """
+
+    opcode: ClassVar[int] = 2
+    uid: int
+    gid: int
+    count: int = 65_536
+
+    def payload(self) -> bytes:
+        return struct.pack("<BIII", 3, self.uid, self.gid, self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class LastPid:
+    """The number before that of the first process after the agent."""
+
+    opcode: ClassVar[int] = 22
+    number: int
+
+    def payload(self) -> bytes:
+        return struct.pack("<I", self.number)
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """Make that group and be a member of it, without a wait where a spare one is ready."""
 
@@ -254,7 +281,7 @@ AS_IS = 1 << 31
 class Layers:
     """Stand on these layers of the launcher's, the topmost first."""
 
-    opcode: ClassVar[int] = 22
+    opcode: ClassVar[int] = 23
     numbers: tuple[int, ...]
 
     def payload(self) -> bytes:

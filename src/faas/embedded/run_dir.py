@@ -24,7 +24,7 @@ _META_VERSION = 1
 _SOCKET_NAME_MAX = 100
 _BACKLOG = 8
 """As many hosts as the agent serves at once."""
-_FILES = ("agent.sock", "pid", "pid.tmp", "meta.json")
+_FILES = ("agent.sock", "pid", "pid.tmp", "checkpoint.lock", "stopped", "meta.json")
 """The intent last: a crash in between must leave what tells of the rest."""
 _KILL_SECONDS = 10.0
 """A kernel tearing down hundreds of processes under load; past it something is wrong."""
@@ -40,6 +40,8 @@ class Meta:
     cgroups: dict[str, str]
     env: list[tuple[str, str]]
     working_dir: str
+    keeps_memory: bool = False
+    """Made without a user namespace, so that CRIU can take and restore its processes."""
     base: str | None = None
     """The snapshot whose layers it stands on."""
     version: int = _META_VERSION

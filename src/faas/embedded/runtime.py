@@ -24,6 +24,9 @@ from faas.cleanup import Cleanup
 from faas.egress import EgressNetwork
 from faas.embedded import diagnosis
 from faas.embedded.cgroups import Cgroups, open_cgroups
+from faas.embedded.checkpoint import Checkpointer, let_go_on
+from faas.embedded.criu import Criu
+from faas.embedded.criu import find as find_criu
 from faas.embedded.freezer import Freezer, open_freezer
 from faas.embedded.host_root import build_etc
 from faas.embedded.launcher import SPARE_PREFIX, Launcher
@@ -57,6 +60,8 @@ SPARES = 8
 """Control groups with a process in them, made ahead: as many as a burst of forks may want at once,
 each a process of 200 kB. A move into a version 1 group waits 10 ms on an idle host."""
 _RESOLV_CONF = "/etc/resolv.conf"
+ISOLATION_OF_MEMORY = "namespaces+uid+seccomp"
+"""Of a sandbox that keeps memory: an unprivileged user of the host's, no user namespace."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,6 +85,8 @@ class EmbeddedRuntime:
         self._freezer = Freezer(None)
         self._ingredients: Ingredients | None = None
         self._layers = Layers(self._launcher)
+        self._criu: Criu | None = None
+        self._no_criu: FaasError | None = None
 
     @property
     def name(self) -> str:
@@ -96,6 +103,8 @@ class EmbeddedRuntime:
         }
         if self._has_layers:
             able.add(Capability.FILE_LAYERS)
+        if self._criu is not None:
+            able.add(Capability.MEMORY_SNAPSHOT)
         if self._freezer.is_available:
             able.add(Capability.PAUSE)
         if self._egress.is_available:
@@ -111,6 +120,17 @@ class EmbeddedRuntime:
     def idle_bytes(self, isolation_min: str | None) -> int:
         """Return what a hundred of them took of slab, stacks and page tables, by the hundred."""
         return 512 << 10
+
+    @property
+    def criu(self) -> Criu:
+        """What takes and restores memory here.
+
+        Raises:
+            UnsupportedError: there is nothing that can, and what would help.
+        """
+        if self._criu is None:
+            raise self._no_criu or UnsupportedError("the runtime was not started")
+        return self._criu
 
     async def start(self) -> None:
         if self._ingredients is not None:
@@ -135,7 +155,28 @@ class EmbeddedRuntime:
                 self._slots.reserve(meta.slot)
         held = self._cgroups.label.split(" ")[-1].split(",")
         program = build_filter(platform.machine().replace("arm64", "aarch64"))
-        return Ingredients(etc, program, "memory" in held, "pids" in held)
+        kdat = self._find_criu()
+        return Ingredients(etc, program, "memory" in held, "pids" in held, kdat)
+
+    def _find_criu(self) -> Path | None:
+        if not self._is_root:
+            self._no_criu = UnsupportedError(
+                "memory checkpoints need a gateway that is root", hint="run the gateway as root"
+            )
+            return None
+        try:
+            cache = self._settings.data_dir / "criu-kernel"
+            self._criu = find_criu(
+                self._settings.criu_prefix,
+                cache,
+                preload=self._settings.binary.with_name(
+                    self._settings.binary.name.replace("native", "criu") + ".so"
+                ),
+            )
+        except UnsupportedError as error:
+            self._no_criu = error
+            return None
+        return self._criu.kdat
 
     async def probe(self) -> ProbeReport:
         return await diagnosis.probe(self, limits=lambda: self._cgroups.label)
@@ -147,6 +188,8 @@ class EmbeddedRuntime:
                 hint="run the gateway as root, and apt-get install nftables",
                 details={"supported": [NetworkMode.NONE.value]},
             )
+        if spec.keeps_memory:
+            _ = self.criu  # raises, and says why
         if spec.id in self._sandboxes:
             raise AlreadyExistsError(f"there is a sandbox {spec.id}")
         if self._ingredients is None:
@@ -201,7 +244,8 @@ class EmbeddedRuntime:
     def _meta(self, spec: SandboxSpec) -> Meta:
         return Meta(
             image_digest=spec.root.digest,
-            isolation=self.isolation,
+            isolation=ISOLATION_OF_MEMORY if spec.keeps_memory else self.isolation,
+            keeps_memory=spec.keeps_memory,
             slot=self._slots.take() if self._is_root else None,
             cgroups=dict(self._cgroups.leaf(spec.id).directories),
             env=list(spec.root.env),
@@ -233,9 +277,11 @@ class EmbeddedRuntime:
         async def thaw() -> None:
             await self._off_loop(self._freezer.thaw, run_dir.sandbox_id, meta.leaf)
 
-        upkeep = Upkeep(
-            limit, partial(self._release_dead, run_dir, meta), freeze, thaw, self._layers
-        )
+        async def checkpointer() -> Checkpointer:
+            return Checkpointer(self.criu, self._launcher, self._off_loop)
+
+        release = partial(self._release_dead, run_dir, meta)
+        upkeep = Upkeep(limit, release, freeze, thaw, checkpointer, self._layers)
         sandbox = EmbeddedSandbox(run_dir, meta, channel=channel, pidfd=pidfd, upkeep=upkeep)
         self._sandboxes[sandbox.id] = sandbox
         return sandbox
@@ -291,6 +337,8 @@ class EmbeddedRuntime:
         if meta.slot is not None:
             self._slots.reserve(meta.slot)
         sandbox = self._take_up(run_dir, meta, channel, pidfd)
+        if meta.keeps_memory:
+            await self._off_loop(let_go_on, run_dir)
         # An agent that is frozen does not answer; whoever wants it paused pauses it again.
         await sandbox.resume()
         try:
@@ -400,5 +448,6 @@ def open_runtime(context: RuntimeContext) -> EmbeddedRuntime:
             binary=Path(options["binary"]) if "binary" in options else packaged_binary(),
             cgroup_policy=options.get("cgroups", "auto"),
             egress_dns=tuple(filter(None, options.get("egress_dns", "").split(","))),
+            criu_prefix=Path(options["criu_prefix"]) if options.get("criu_prefix") else None,
         )
     )

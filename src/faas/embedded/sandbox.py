@@ -4,19 +4,22 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from faas.agent.channel import AgentChannel
 from faas.agent.process import AgentProcess, plain_verdict
 from faas.agent.protocol import ExitFrame
 from faas.agent.sandbox import AgentSandbox
 from faas.embedded.cgroups import Meter
+from faas.embedded.checkpoint import Checkpointer, Site
 from faas.embedded.layers import Layers
 from faas.embedded.run_dir import Meta, RunDir
-from faas.errors import SandboxBrokenError
+from faas.errors import SandboxBrokenError, UnsupportedError
 from faas.model import ExitReason, Limits
+from faas.sandbox.capabilities import Resumption
 from faas.sandbox.layers import Layer, Written
 from faas.sandbox.protocols import Command, Exit, OutputFiles
 
@@ -35,6 +38,8 @@ class Upkeep:
     """Give back groups, directory and user ids; called once, when every process is gone."""
     freeze: Callable[[], Awaitable[None]]
     thaw: Callable[[], Awaitable[None]]
+    checkpointer: Callable[[], Awaitable[Checkpointer]]
+    """Raises UnsupportedError where there is no CRIU."""
     layers: Layers
 
 
@@ -51,12 +56,14 @@ class EmbeddedSandbox(AgentSandbox):
         upkeep: Upkeep,
     ) -> None:
         super().__init__(run_dir.sandbox_id, channel, open_agent=run_dir.connect)
+        self._site = Site(run_dir, meta)
         self._meta = meta
         self._meter = Meter(meta.leaf)
         self._pidfd = pidfd
         self._upkeep = upkeep
         self._dead = asyncio.Event()
         self._may_be_frozen = False
+        self._moving = asyncio.Lock()
         self._destroying: asyncio.Future[None] | None = None
         self._image_env = dict(meta.env)
         asyncio.get_running_loop().add_reader(pidfd, self._on_death)
@@ -101,10 +108,15 @@ class EmbeddedSandbox(AgentSandbox):
         """The snapshot whose layers it stands on."""
         return self._meta.base
 
+    @property
+    def _slot(self) -> int | None:
+        """Whose user ids its layer is in; one without a user namespace has none."""
+        return None if self._meta.keeps_memory else self._meta.slot
+
     async def end_as_layer(self) -> Layer:
         """End it, and keep what it wrote."""
         self._require_alive()
-        layer = await self._upkeep.layers.take(self._pidfd, self._meta.slot)
+        layer = await self._upkeep.layers.take(self._pidfd, self._slot)
         try:
             # Until every process is gone it could still be written through the sandbox itself.
             await self.destroy("its files are kept")
@@ -116,7 +128,31 @@ class EmbeddedSandbox(AgentSandbox):
     def look(self) -> AbstractAsyncContextManager[Written]:
         """Read what it has written so far."""
         self._require_alive()
-        return self._upkeep.layers.look(self._pidfd, self._meta.slot, self._meta.base)
+        return self._upkeep.layers.look(self._pidfd, self._slot, self._meta.base)
+
+    @asynccontextmanager
+    async def processes_taken(self, images: Path) -> AsyncGenerator[None]:
+        """Write its processes into `images`; they stand still inside the context."""
+        checkpointer = await self._checkpointer()
+        async with self._moving, checkpointer.taken(self, self._site, images):
+            yield
+
+    async def restore_processes(
+        self, images: Path, resumptions: Mapping[str, Resumption]
+    ) -> dict[str, AgentProcess]:
+        """Go on from images, in a sandbox that was made with `is_refilled`."""
+        checkpointer = await self._checkpointer()
+        async with self._moving:
+            return await checkpointer.refill(self, self._site, images, resumptions)
+
+    async def _checkpointer(self) -> Checkpointer:
+        self._require_alive()
+        if not self._meta.keeps_memory:
+            raise UnsupportedError(
+                "this sandbox was not made for memory checkpoints",
+                hint="ask for it when it is made: memory: true",
+            )
+        return await self._upkeep.checkpointer()
 
     async def destroy(self, reason: str) -> None:
         if self._destroying is None:
@@ -159,7 +195,12 @@ class EmbeddedSandbox(AgentSandbox):
         asyncio.get_running_loop().call_later(0.05, self._channel.close, "the sandbox died")
 
     def _command(self, command: Command) -> Command:
-        home = "/root" if command.uid == 0 else "/"
+        if self._meta.keeps_memory:
+            command = _as_only_user(command, self._site.user)
+            return self._complete(command, home="/root")
+        return self._complete(command, home="/root" if command.uid == 0 else "/")
+
+    def _complete(self, command: Command, *, home: str) -> Command:
         env = {"PATH": _PATH, "HOME": home, "LANG": "C.UTF-8"}
         if command.tty:
             env["TERM"] = "xterm"
@@ -171,6 +212,15 @@ class EmbeddedSandbox(AgentSandbox):
         return AgentProcess(
             self._channel, name, verdict=judge.verdict, loss_verdict=judge.loss_verdict
         )
+
+
+def _as_only_user(command: Command, user: int) -> Command:
+    if command.uid or command.gid:
+        raise UnsupportedError(
+            "a sandbox that keeps memory has one user only",
+            hint="leave out `user`, or `memory`",
+        )
+    return replace(command, uid=user, gid=user)
 
 
 class _Judge:

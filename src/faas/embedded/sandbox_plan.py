@@ -10,10 +10,15 @@ from faas.embedded.host_root import host_ops
 from faas.embedded.image_root import image_ops
 from faas.embedded.plan import (
     AS_IS,
+    NO_DEVICES,
+    NO_EXEC,
+    READ_ONLY,
+    Bind,
     Cell,
     Chores,
     Directory,
     Hostname,
+    LastPid,
     Layers,
     Network,
     Op,
@@ -21,6 +26,8 @@ from faas.embedded.plan import (
     Plan,
     ResourceLimit,
     Seccomp,
+    Tmpfs,
+    UserAlone,
     UserRange,
     UserSingle,
 )
@@ -32,7 +39,10 @@ from faas.sandbox.protocols import SandboxSpec
 _NOFILE_MAX = 65_536
 """Enough for servers under test; each descriptor is kernel memory that only memcg counts."""
 _MEMLOCK_BYTES = 8 << 20
+_RUN_BYTES = 16 << 20
 _NETWORK_POOLED = 2
+PIDS_OF_CRIU = 1_000
+"""CRIU and its helpers take numbers up to here while they restore; what is restored lies above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,8 @@ class Ingredients:
     holds_memory: bool
     """Whether a control group holds the memory limit; else an rlimit must do."""
     holds_pids: bool
+    kdat: Path | None = None
+    """What CRIU found out about this kernel; None: there is no CRIU."""
 
 
 def sandbox_plan(
@@ -64,6 +76,7 @@ def sandbox_plan(
         disk_bytes=spec.limits.disk_bytes,
         is_idmapped=meta.slot is not None,
         is_layered=spec.layers is not None,
+        kdat=ingredients.kdat if meta.keeps_memory else None,
     )
     own = _identity(spec, run_dir, meta, chores)
     if spec.layers is not None:
@@ -79,7 +92,13 @@ def encoded(plans: tuple[Plan, Plan]) -> bytes:
 
 @lru_cache(maxsize=256)
 def root_plan(
-    tree: Path | None, *, etc: Path, disk_bytes: int, is_idmapped: bool, is_layered: bool = False
+    tree: Path | None,
+    *,
+    etc: Path,
+    disk_bytes: int,
+    is_idmapped: bool,
+    is_layered: bool = False,
+    kdat: Path | None = None,
 ) -> Plan:
     """Make the plan of a root: of an imported tree, or of the image `host`.
 
@@ -93,15 +112,29 @@ def root_plan(
         ops = [
             Directory(op.path, op.mode | AS_IS) if isinstance(op, Directory) else op for op in ops
         ]
-    return Plan.of(ops)
+    plan = Plan.of(ops)
+    # At the end and in this order: the file lies in what is mounted before it.
+    return plan if kdat is None else Plan((*plan.ops, *_run_for_criu(kdat)))
+
+
+def _run_for_criu(kdat: Path) -> list[Op]:
+    """A /run that cannot be moved away, with the file CRIU believes in that cannot be replaced:
+    both are mount points from the start."""
+    return [
+        Directory("/run"),
+        Tmpfs("/run", _RUN_BYTES, 0o755),
+        Bind(kdat, "/run/criu.kdat", READ_ONLY | NO_DEVICES | NO_EXEC),
+    ]
 
 
 def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta, chores: list[bytes]) -> list[Op]:
     users: Op = UserSingle()
     if meta.slot is not None:
         first = first_uid(meta.slot)
-        users = UserRange(first, first, WIDTH)
+        users = UserAlone(first, first) if meta.keeps_memory else UserRange(first, first, WIDTH)
+    pids = [LastPid(PIDS_OF_CRIU)] if meta.keeps_memory and not spec.is_refilled else []
     return [
+        *pids,
         Hostname(spec.hostname),
         users,
         *(Cell(path) for path in meta.cgroups.values()),

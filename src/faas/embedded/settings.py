@@ -28,5 +28,7 @@ class EmbeddedSettings:
     """Name servers of sandboxes with `network: egress`."""
     egress_host: Path | None = None
     """The network namespace that egress leaves by; None is the gateway's own."""
+    criu_prefix: Path | None = None
+    """Where scripts/criu.sh put CRIU; None: no memory checkpoints."""
     threads: int = 4
     """For blocking file work; more than the cores would only queue in the kernel."""

@@ -56,6 +56,9 @@ class Active:
     image: ImageOrder | None = None
     """Set while, and after, its image has to be found or fetched first."""
     image_watch: ImageWatch | None = None
+    slicing: str | None = None
+    """The snapshot it goes on from, once it was kept for good."""
+    keeping: asyncio.Lock = field(default_factory=asyncio.Lock)
     stdin_taken: int = 0
     stdin_turn: asyncio.Lock | None = None
     """Made by the first who writes: most executions take no input."""

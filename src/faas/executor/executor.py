@@ -9,12 +9,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
+from faas.caches import CacheStore
 from faas.clock import Clock, Deadline, SystemClock
 from faas.errors import (
     ExecutionNotFoundError,
     FaasError,
+    InvalidArgumentError,
     UnavailableError,
     UnsupportedError,
     WrongStateError,
@@ -23,6 +26,7 @@ from faas.events import EventBus
 from faas.executor.active import Active
 from faas.executor.admission import Admission
 from faas.executor.background import Background
+from faas.executor.dependency_caches import DependencyCaches
 from faas.executor.disposal import Disposal
 from faas.executor.driver import Driver
 from faas.executor.idempotency import IdempotencyKey
@@ -33,7 +37,8 @@ from faas.executor.intake import Intake
 from faas.executor.keeping import Keeping
 from faas.executor.layers import ReadyLayers
 from faas.executor.ledger import Ledger
-from faas.executor.origins import Executions, Origins
+from faas.executor.memory_shelf import MemoryShelf
+from faas.executor.origins import Executions, Origins, Wanted
 from faas.executor.output import ExecutionLogs
 from faas.executor.parking import Parking
 from faas.executor.places import Places
@@ -54,7 +59,7 @@ from faas.model import ExecutionRecord, ExecutionSpec, ExecutionState, Mode
 from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.protocols import ProbeReport, RootFilesystem
 from faas.sandbox.registry import Registry
-from faas.snapshots import SnapshotStore
+from faas.snapshots import SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal
 
 CHECKPOINT_BYTES = 4 << 20
@@ -156,6 +161,16 @@ class PlatformExecutor:
             clock=self._clock,
         )
         self._keeping = None if snapshots is None else self._open_keeping(snapshots)
+        self._shelf = None
+        if snapshots is not None:
+            self._shelf = MemoryShelf(
+                settings.memory_dir,
+                store=snapshots,
+                background=self._work,
+                clock=self._clock,
+                key=settings.memory_key,
+                is_synced=settings.ledger_synchronous == "full",
+            )
         self._parts_or_none: _Parts | None = None
         self._is_closed = False
 
@@ -256,6 +271,36 @@ class PlatformExecutor:
             return await self._whole(self._stored(execution_id, principal))
         self._parts.driver.cancel(active)
         return await active.over()
+
+    async def checkpoint(
+        self,
+        execution_id: ExecutionId,
+        principal: Principal,
+        wanted: Wanted,
+        *,
+        memory: bool,
+        stop: bool,
+    ) -> SnapshotRecord:
+        """Keep a running execution; with `stop` it ends here, its result says `checkpointed`.
+
+        Raises:
+            WrongStateError: it does not run.
+            UnsupportedError: its memory cannot be kept; it runs on.
+        """
+        active = self._find_active(execution_id, principal)
+        if active is None:
+            self._stored(execution_id, principal)
+            raise WrongStateError("the execution has ended", hint="checkpoint it while it runs")
+        if memory:
+            record = await self.origins.keep_memory(active, wanted, is_final=stop)
+            if stop:
+                await active.over()
+            return record
+        if stop:
+            raise InvalidArgumentError(
+                "only what is kept with its memory can go on", hint="set memory to true"
+            )
+        return await self.origins.snapshot_of(execution_id, principal, wanted)
 
     async def write_stdin(
         self,
@@ -372,6 +417,8 @@ class PlatformExecutor:
             Ledger(settings.ledger_path, synchronous=settings.ledger_synchronous)
         )
         await self._registry.start()
+        if self._shelf is not None:
+            await self._shelf.recover()
         report, actives = await Recovery(
             settings,
             ledger=parts.ledger,
@@ -407,6 +454,7 @@ class PlatformExecutor:
             events=self._events,
             clock=self._clock,
             commands=_InstanceCommands(lambda: self._parts),
+            shelf=self._shelf,
         )
         places = Places(lambda: self._parts.intake.actives, instances)
         intake = Intake(
@@ -425,6 +473,7 @@ class PlatformExecutor:
         origins = self._open_origins(intake, ledger)
         if origins is not None:
             origins.also["inst"] = instances.snapshot
+            origins.also_memory["inst"] = partial(instances.snapshot, memory=True)
         driver = Driver(
             Workshop(
                 settings,
@@ -439,6 +488,7 @@ class PlatformExecutor:
                 self._registry,
                 results,
                 origins,
+                self._open_caches(),
             ),
             parking=self._parking,
             admission=self._admission,
@@ -458,6 +508,14 @@ class PlatformExecutor:
             registry=self._registry,
             spawn=self._teardown.spawn,
         )
+
+    def _open_caches(self) -> DependencyCaches:
+        store = CacheStore(
+            self._settings.dependency_caches_dir, bounds=self._settings.dependency_caches
+        )
+        caches = DependencyCaches(store, scratch=self._settings.dependency_scratch_dir)
+        caches.start()
+        return caches
 
     def _open_origins(self, intake: Intake, ledger: Ledger) -> Origins | None:
         if self._snapshots is None or self._keeping is None:
@@ -480,6 +538,7 @@ class PlatformExecutor:
             snapshots=self._snapshots,
             parking=self._parking,
             executions=executions,
+            shelf=self._shelf,
         )
 
     async def _inherit(

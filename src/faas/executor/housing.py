@@ -11,10 +11,12 @@ from faas.clock import Clock
 from faas.errors import FaasError, SnapshotNotFoundError, UnsupportedError, WrongStateError
 from faas.events import EventBus
 from faas.executor.disposal import Disposal
+from faas.executor.files_state import restore
 from faas.executor.images import ImageResolver
 from faas.executor.instance_records import InstanceRecord
 from faas.executor.keeping import Keeping, Subject
 from faas.executor.layers import Wanted as Child
+from faas.executor.memory_shelf import MemoryShelf
 from faas.executor.settings import ExecutorSettings
 from faas.ids import SnapshotId
 from faas.sandbox.guarded import GuardedSandbox, create_guarded, guard_adopted
@@ -38,6 +40,7 @@ class Housing:
         images: ImageResolver,
         snapshots: SnapshotStore | None,
         keeping: Keeping | None,
+        shelf: MemoryShelf | None,
         disposal: Disposal,
         events: EventBus,
         clock: Clock,
@@ -47,6 +50,7 @@ class Housing:
         self._images = images
         self._snapshots = snapshots
         self._keeping = keeping
+        self._shelf = shelf
         self._disposal = disposal
         self._events = events
         self._clock = clock
@@ -75,7 +79,11 @@ class Housing:
         if runtime is None:
             raise UnsupportedError(f"the runtime {record.runtime} is gone")
         assert record.sandbox_id is not None  # noqa: S101  written with the intent
-        async with self._ground_of(runtime, root, record, files) as layers:
+        source = None if files is None else await self.store.get(files)
+        goes_on = record.spec.memory and source is not None and source.has_memory
+        # Memory goes into a sandbox made for it, whose files are put in as they were.
+        stacked = None if record.spec.memory else files
+        async with self._ground_of(runtime, root, record, stacked) as layers:
             sandbox = await create_guarded(
                 runtime,
                 SandboxSpec(
@@ -83,15 +91,19 @@ class Housing:
                     root=root,
                     limits=record.spec.limits,
                     network=record.spec.network,
-                    layers=layers,
                     isolation_min=self._registry.demand(runtime.name, record.spec.isolation_min),
+                    layers=layers,
+                    keeps_memory=record.spec.memory,
+                    is_refilled=goes_on,
                 ),
                 clock=self._clock,
                 events=self._events,
                 seconds_max=self._settings.create_seconds_max,
             )
         try:
-            if files is not None:
+            if goes_on and source is not None:
+                await self._refill(sandbox, source)
+            elif files is not None:
                 await self._kept.fill(files, sandbox, root)
         except BaseException:
             self._disposal.take(sandbox, "its files could not be restored")
@@ -110,6 +122,43 @@ class Housing:
             self.root_of(record), info, record.spec.limits.disk_bytes, snapshot_id=snapshot_id
         )
         return await self._kept.keep(sandbox, subject)
+
+    async def read_memory(
+        self,
+        sandbox: GuardedSandbox,
+        record: InstanceRecord,
+        info: SnapshotInfo,
+        snapshot_id: SnapshotId,
+        *,
+        is_final: bool = False,
+    ) -> SnapshotRecord:
+        """Keep processes and files of a sandbox under that id; with `is_final` it ends with that.
+
+        Raises:
+            UnsupportedError: it was not made for that, or it cannot be kept; it runs on.
+        """
+
+        async def end(_: SnapshotRecord) -> None:
+            await sandbox.destroy("paused to disk")
+
+        return await self._shelf_or_refuse().keep(
+            sandbox,
+            self.root_of(record),
+            info,
+            snapshot_id=snapshot_id,
+            before_going_on=end if is_final else None,
+        )
+
+    async def _refill(self, sandbox: GuardedSandbox, source: SnapshotRecord) -> None:
+        """Files, then processes; nobody asked for what they say, so their output is thrown away."""
+        async with self._shelf_or_refuse().lent(source) as kept:
+            await restore(sandbox, kept.files)
+            await sandbox.restore_processes(kept.images, {})
+
+    def _shelf_or_refuse(self) -> MemoryShelf:
+        if self._shelf is None:
+            raise UnsupportedError("this gateway keeps no memory")
+        return self._shelf
 
     async def adopt(self, record: InstanceRecord) -> GuardedSandbox | None:
         """Take back the sandbox of an instance; None when it is gone."""

@@ -52,9 +52,8 @@ class Idleness:
         if record.lease_until is None or now < record.lease_until:
             return False
         is_put_away = record.state is InstanceState.PAUSED
-        return record.state in _AWAKE and not (
-            is_put_away and record.spec.idle_action is IdleAction.PAUSE
-        )
+        pauses = record.spec.idle_action in (IdleAction.PAUSE, IdleAction.PAUSE_TO_DISK)
+        return record.state in _AWAKE and not (is_put_away and pauses)
 
     def begin(self, life: Life) -> None:
         """Start counting: it runs from now on."""

@@ -17,6 +17,7 @@ _UNDER_WAY = {
     Intent.CREATE: "being made",
     Intent.START: "starting",
     Intent.STOP: "stopping",
+    Intent.PAUSE: "being paused",
     Intent.DELETE: "being deleted",
 }
 

@@ -18,7 +18,7 @@ from faas.errors import AlreadyExistsError, DataLossError, UnavailableError
 from faas.executor.port_tokens import ExposedPort
 from faas.ids import InstanceId, SandboxId, SnapshotId, TenantId
 from faas.lifecycle import InstanceState
-from faas.model import Limits, NetworkMode, RuntimeChoice
+from faas.model import Limits, NetworkMode, PullPolicy, RuntimeChoice
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS instances (
@@ -41,6 +41,7 @@ class IdleAction(StrEnum):
 
     STOP = "stop"
     PAUSE = "pause"
+    PAUSE_TO_DISK = "pause_to_disk"
     DELETE = "delete"
 
 
@@ -50,6 +51,8 @@ class Intent(StrEnum):
     CREATE = "create"
     START = "start"
     STOP = "stop"
+    PAUSE = "pause"
+    """To disk; freezing needs no intent."""
     DELETE = "delete"
 
 
@@ -67,12 +70,15 @@ class InstanceSpec:
     user: str | None = None
     snapshot_id: str | None = None
     """Its files at the beginning; None: those of the image."""
+    memory: bool = False
+    """Its processes and their memory can be kept; those of its snapshot go on at the beginning."""
     ttl_seconds: float | None = None
     """After this long it is deleted, whatever it does."""
     isolation_min: str | None = None
     """The least isolation accepted, also when it is started anew."""
     idle_seconds: float | None = None
     idle_action: IdleAction = IdleAction.STOP
+    pull_policy: PullPolicy = PullPolicy.MISSING
     lease_seconds: float | None = None
     """Unless its lease is renewed within that time it is put away by `idle_action`, used or not."""
 
@@ -94,7 +100,8 @@ class InstanceRecord:
     sandbox_id: SandboxId | None = None
     """Its sandbox, alive or being made."""
     snapshot_id: SnapshotId | None = None
-    """Its files while it is stopped; with the intent to stop, the snapshot that is being made."""
+    """Its files while it is stopped, with its memory while it is paused to disk; with the intent
+    to do so, the snapshot that is being made."""
     is_asleep: bool = False
     """Stopped or paused for idleness: the next use wakes it."""
     problem: str | None = None
@@ -102,6 +109,11 @@ class InstanceRecord:
     ports: tuple[ExposedPort, ...] = ()
     """Those that may be reached from outside, lowest first."""
     lease_until: datetime | None = None
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether it is paused without a sandbox, to go on from its snapshot."""
+        return self.state is InstanceState.PAUSED and self.sandbox_id is None
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -32,7 +32,7 @@ from faas.executor.background import Background
 from faas.executor.disposal import Disposal
 from faas.executor.housing import Housing
 from faas.executor.idleness import Idleness
-from faas.executor.images import ImageResolver
+from faas.executor.images import ImageAsk, ImageResolver, order_of
 from faas.executor.instance_life import ID_PREFIX, Commands, Life, check_name, not_running
 from faas.executor.instance_ports import Ports
 from faas.executor.instance_records import (
@@ -45,14 +45,17 @@ from faas.executor.instance_records import (
 )
 from faas.executor.instance_terms import Terms
 from faas.executor.keeping import Keeping
+from faas.executor.memory_shelf import MemoryShelf
 from faas.executor.port_tokens import PortUrls
 from faas.executor.settings import ExecutorSettings
 from faas.ids import InstanceId, SandboxId, SnapshotId, new_instance_id, new_sandbox_id
 from faas.ids import new_snapshot_id as mint_snapshot_id
+from faas.images import ImageProvider
 from faas.lifecycle import InstanceState, advance
 from faas.model import ExecutionSpec
 from faas.sandbox.capabilities import Capability
 from faas.sandbox.guarded import GuardedSandbox
+from faas.sandbox.protocols import RootFilesystem
 from faas.sandbox.registry import Registry
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal, Tenant
@@ -79,6 +82,7 @@ class Instances:
         events: EventBus,
         clock: Clock,
         commands: Commands,
+        shelf: MemoryShelf | None = None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
@@ -90,6 +94,7 @@ class Instances:
             images=images,
             snapshots=snapshots,
             keeping=keeping,
+            shelf=shelf,
             disposal=disposal,
             events=events,
             clock=clock,
@@ -110,9 +115,14 @@ class Instances:
         self._arrivals: dict[str, asyncio.Lock] = {}
 
     async def create(
-        self, spec: InstanceSpec, principal: Principal, *, instance_id: InstanceId | None = None
+        self,
+        spec: InstanceSpec,
+        principal: Principal,
+        *,
+        instance_id: InstanceId | None = None,
+        ask: ImageAsk | None = None,
     ) -> InstanceRecord:
-        """Make an instance and return it running.
+        """Make an instance and return it running. An image that is not here is fetched first.
 
         Raises:
             AlreadyExistsError: the tenant has an instance of that name.
@@ -122,7 +132,8 @@ class Instances:
         if spec.name is not None:
             check_name(spec.name)
         spec = await self._with_snapshot(spec, principal)
-        root = self._images.resolve(spec.image)
+        self._check_room(tenant)
+        root = await self._image(spec, tenant, ask or ImageAsk())
         runtime = self._registry.pick(_as_execution(spec), root)
         self._check_room(tenant)
         now = self._clock.now()
@@ -188,6 +199,20 @@ class Instances:
                 await self._pause(life, is_asleep=False)
         return life.record
 
+    async def pause_to_disk(self, reference: str, principal: Principal) -> InstanceRecord:
+        """Keep its memory and files on disk and give back all it held; `resume` goes on from there,
+        also after a restart of the machine.
+
+        Raises:
+            WrongStateError: a command of ours runs in it.
+            UnsupportedError: it was not made with memory, or cannot be kept; it runs on.
+        """
+        life = self._life(reference, principal.tenant)
+        async with life.turn:
+            if not life.record.is_on_disk:
+                await self._pause_to_disk(life, is_asleep=False)
+        return life.record
+
     async def resume(self, reference: str, principal: Principal) -> InstanceRecord:
         """Let a paused instance go on. Harmless when it runs."""
         life = self._life(reference, principal.tenant)
@@ -231,17 +256,21 @@ class Instances:
         info: SnapshotInfo | None = None,
         *,
         snapshot_id: SnapshotId | None = None,
+        memory: bool = False,
     ) -> SnapshotRecord:
-        """Keep the files of a running instance, or name those of a stopped one, which has its id
-        already."""
+        """Keep the files of a running instance, with `memory` its processes too, or name those of
+        a stopped one, which has its id already."""
         life = self._life(reference, principal.tenant)
         async with life.turn:
-            if life.record.state is InstanceState.STOPPED and life.record.snapshot_id is not None:
+            is_kept = life.record.state is InstanceState.STOPPED or life.record.is_on_disk
+            if is_kept and life.record.snapshot_id is not None:
                 return await self._housing.store.get(life.record.snapshot_id)
             if life.sandbox is None:
                 raise not_running(life.record)
             wanted = info or self._info(life.record)
             minted = snapshot_id or mint_snapshot_id()
+            if memory:
+                return await self._housing.read_memory(life.sandbox, life.record, wanted, minted)
             return await self._housing.read(life.sandbox, life.record, wanted, minted)
 
     def find(self, instance_id: InstanceId) -> InstanceRecord | None:
@@ -380,6 +409,14 @@ class Instances:
         """Close the table. Sandboxes are left to the next gateway."""
         self._ledger.close()
 
+    async def _image(self, spec: InstanceSpec, tenant: Tenant, ask: ImageAsk) -> RootFilesystem:
+        """Return its image, fetched first when that is asked for."""
+        images = self._images
+        if not isinstance(images, ImageProvider):
+            return images.resolve(spec.image)
+        order = order_of(_as_execution(spec), tenant.id, ask)
+        return images.at_hand(order) or await images.provide(order)
+
     def _find(self, reference: str, tenant: Tenant) -> Life | None:
         life = self._lives.get(InstanceId(reference))
         if life is None:
@@ -453,7 +490,7 @@ class Instances:
         self.keep(life, before)
 
     async def _wake(self, life: Life) -> None:
-        if life.record.state is InstanceState.PAUSED:
+        if life.record.state is InstanceState.PAUSED and not life.record.is_on_disk:
             if life.sandbox is None:
                 raise not_running(life.record)
             await life.sandbox.resume()
@@ -500,6 +537,35 @@ class Instances:
         await life.sandbox.pause()
         self._to(life, InstanceState.PAUSED, is_asleep=is_asleep)
 
+    async def _pause_to_disk(self, life: Life, *, is_asleep: bool) -> None:
+        before, sandbox = life.record, life.sandbox
+        if before.state is InstanceState.RUNNING:
+            advance(before.state, InstanceState.PAUSED)
+        if sandbox is None:
+            raise not_running(before)
+        if life.users or self._commands.are_running(before):
+            raise WrongStateError(
+                "a command runs in the instance, and would lose who waits for it",
+                hint="wait for it or cancel it; what runs in the background is kept",
+            )
+        snapshot_id = mint_snapshot_id()
+        self._intend(life, Intent.PAUSE, snapshot_id=snapshot_id)
+        try:
+            if before.state is InstanceState.PAUSED:
+                await sandbox.resume()
+            info = self._info(before)
+            await self._housing.read_memory(sandbox, before, info, snapshot_id, is_final=True)
+        except BaseException:
+            if sandbox.is_alive:
+                self._take_back(life, replace(before, state=InstanceState.RUNNING, is_asleep=False))
+                raise
+            if not await self._housing.has(snapshot_id):
+                self._fail(life, "its sandbox died while it was paused")
+                raise
+        life.sandbox = None
+        self._to(life, InstanceState.PAUSED, sandbox_id=None, is_asleep=is_asleep)
+        await self._housing.forget(before.snapshot_id)
+
     async def _delete(self, life: Life) -> None:
         record = life.record
         if record.id not in self._lives:
@@ -543,13 +609,24 @@ class Instances:
                 if action is IdleAction.DELETE:
                     await self._delete(life)
                 else:
-                    act = self._pause if action is IdleAction.PAUSE else self._stop
-                    await act(life, is_asleep=True)
+                    await self._put_away(life, action)
         except FaasError:
             life.used_ns = self._clock.monotonic_ns()
             _log.exception(
                 "an idle instance could not be put away", extra={"instance_id": life.record.id}
             )
+
+    async def _put_away(self, life: Life, action: IdleAction) -> None:
+        if action is IdleAction.PAUSE_TO_DISK:
+            try:
+                await self._pause_to_disk(life, is_asleep=True)
+            except (UnsupportedError, WrongStateError):
+                # What cannot be kept on disk is at least frozen.
+                await self._pause(life, is_asleep=True)
+        elif action is IdleAction.PAUSE:
+            await self._pause(life, is_asleep=True)
+        else:
+            await self._stop(life, is_asleep=True)
 
     async def _recover_one(self, record: InstanceRecord) -> None:
         if record.intent is Intent.CREATE:
@@ -561,7 +638,10 @@ class Instances:
             return
         life = Life(record, Tenant(record.tenant), self._clock.monotonic_ns())
         self._lives[record.id] = life
-        if record.state in _AWAKE:
+        if record.is_on_disk:
+            if record.intent is not None:
+                self._take_back(life, settled(record, sandbox_id=None))
+        elif record.state in _AWAKE:
             await self._take_up(life)
             self._idleness.begin(life)
         elif record.intent is not None:
@@ -571,15 +651,19 @@ class Instances:
         record = life.record
         life.sandbox = await self._housing.adopt(record)
         if life.sandbox is None:
-            stopped_as = record.snapshot_id if record.intent is Intent.STOP else None
-            if stopped_as is not None and await self._housing.has(stopped_as):
-                self._to(life, InstanceState.STOPPED, sandbox_id=None)
+            ends = {Intent.STOP: InstanceState.STOPPED, Intent.PAUSE: InstanceState.PAUSED}
+            ended = ends.get(record.intent) if record.intent else None
+            kept_as = record.snapshot_id if ended else None
+            if ended and kept_as is not None and await self._housing.has(kept_as):
+                self._to(life, ended, sandbox_id=None)
+            elif record.intent is Intent.START and record.state is InstanceState.PAUSED:
+                self._take_back(life, settled(record, sandbox_id=None))
             else:
                 self._fail(life, "its sandbox was lost while no gateway ran")
             return
         with suppress(FaasError):  # killed while it was resized
             await life.sandbox.apply_limits(record.spec.limits)
-        if record.intent is Intent.STOP:
+        if record.intent in (Intent.STOP, Intent.PAUSE):
             await self._housing.forget(record.snapshot_id)
             state = InstanceState.RUNNING
             self._take_back(life, settled(record, snapshot_id=None, state=state))
@@ -606,7 +690,9 @@ def _as_execution(spec: InstanceSpec) -> ExecutionSpec:
     return ExecutionSpec(
         argv=("true",),
         image=spec.image,
+        memory=spec.memory,
         runtime=spec.runtime,
         network=spec.network,
+        pull_policy=spec.pull_policy,
         isolation_min=spec.isolation_min,
     )

@@ -192,7 +192,7 @@ class Keeping:
         async with AsyncExitStack() as holding:
             kept = await holding.enter_async_context(self._snapshots.held(wanted.snapshot_id))
             if kept is not None:
-                _check_image(wanted.snapshot_id, kept.image_digest, wanted.root.digest)
+                check_image(wanted.snapshot_id, kept.image_digest, wanted.root.digest)
             stack = None
             with suppress(UnsupportedError):
                 stack = await holding.enter_async_context(self.layers.lent(wanted))
@@ -208,7 +208,7 @@ class Keeping:
             return
         await self.settle(snapshot_id)
         record = await self._snapshots.get(snapshot_id)
-        _check_image(snapshot_id, record.image_digest, sandbox.image_digest)
+        check_image(snapshot_id, record.image_digest, sandbox.image_digest)
         places = self._places(sandbox.runtime, root)
         async with self._snapshots.held(record.id), self._tars.lent(record.id) as tar:
             if places is None:
@@ -273,7 +273,8 @@ def _fits(tree: Mapping[str, Entry], inside: tuple[str, ...]) -> bool:
     )
 
 
-def _check_image(snapshot_id: str, of_snapshot: str, of_sandbox: str) -> None:
+def check_image(snapshot_id: str, of_snapshot: str, of_sandbox: str) -> None:
+    """Refuse a sandbox of another image."""
     if of_snapshot != of_sandbox:
         raise ConflictError(
             f"{snapshot_id} was taken over the image {of_snapshot[:19]}, not {of_sandbox[:19]}"

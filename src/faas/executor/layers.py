@@ -196,7 +196,7 @@ class ReadyLayers:
 def starts_on_layers(runtime: Runtime, spec: ExecutionSpec) -> bool:
     """Whether an execution wants a sandbox of its own making, and none from the pool."""
     is_child = spec.snapshot_id is not None and spec.mode is not Mode.PERSISTENT
-    return is_child and layering(runtime) is not None
+    return is_child and not spec.memory and not spec.is_resumption and layering(runtime) is not None
 
 
 def layering(runtime: Runtime) -> Layering | None:

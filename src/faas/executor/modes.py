@@ -32,7 +32,7 @@ async def run_checkpointed(active: Active, shop: Workshop) -> ExecutionResult:
 
 async def after(result: ExecutionResult, active: Active, shop: Workshop) -> ExecutionResult:
     """Do what the mode asks for when the command has ended."""
-    if active.entry.spec.mode is not Mode.CHECKPOINTED:
+    if active.entry.spec.mode is not Mode.CHECKPOINTED or result.snapshot_id is not None:
         return result
     assert shop.origins is not None  # noqa: S101  check_mode refused it otherwise
     record = await shop.origins.checkpoint(active)
@@ -60,9 +60,35 @@ def check_mode(spec: ExecutionSpec) -> None:
             f"the mode {spec.mode.value} is not built yet",
             details={"supported": [mode.value for mode in MODES]},
         )
+    if spec.memory and spec.mode is Mode.CACHED:
+        raise InvalidArgumentError(
+            "an answer from the cache has no memory", hint="leave out memory, or use another mode"
+        )
+    if spec.memory and spec.tty:
+        raise UnsupportedError(
+            "the memory of a command on a terminal cannot be kept",
+            hint="leave out tty, or memory",
+        )
+    if spec.checkpoint_after_ms is not None and not (
+        spec.memory and spec.mode is Mode.CHECKPOINTED
+    ):
+        raise InvalidArgumentError(
+            "checkpoint_after_ms goes with mode checkpointed and memory",
+            hint="set both, or leave it out",
+        )
+    if spec.memory and not spec.argv and spec.mode is Mode.PERSISTENT:
+        raise InvalidArgumentError(
+            "an instance goes on from memory when it is made",
+            hint="POST /api/v1/instances with snapshot_id and memory",
+        )
     if spec.instance_id is not None and spec.mode is not Mode.PERSISTENT:
         raise InvalidArgumentError(
             f"instance_id means nothing in mode {spec.mode.value}", hint="set mode to persistent"
+        )
+    if spec.caches and spec.mode is Mode.PERSISTENT:
+        raise InvalidArgumentError(
+            "an instance keeps its own caches: its files stay",
+            hint="leave out `caches`, or use another mode",
         )
     if spec.mode is Mode.CACHED and (spec.stdin_open or spec.tty):
         raise InvalidArgumentError(

@@ -26,16 +26,21 @@ from faas.errors import (
     InvalidArgumentError,
     NotFoundError,
     SnapshotNotFoundError,
+    UnsupportedError,
     WrongStateError,
 )
 from faas.executor.active import Active
-from faas.executor.keeping import Keeping, Promise, Subject
+from faas.executor.files_state import restore
+from faas.executor.keeping import Keeping, Promise, Subject, check_image
 from faas.executor.layers import Wanted as Child
+from faas.executor.memory_shelf import MemoryShelf
 from faas.executor.parking import Parked, Parking
 from faas.ids import ExecutionId, SnapshotId
 from faas.model import ExecutionSpec, Mode
+from faas.sandbox.capabilities import Resumption
+from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.layers import LayerStack
-from faas.sandbox.protocols import RootFilesystem, Sandbox
+from faas.sandbox.protocols import Process, RootFilesystem, Sandbox
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal
 
@@ -90,11 +95,15 @@ class Origins:
         snapshots: SnapshotStore,
         parking: Parking,
         executions: Executions,
+        shelf: MemoryShelf | None = None,
     ) -> None:
         self._keeping = keeping
         self.snapshots = snapshots
         self.also: dict[str, AlsoHasFiles] = {}
         """By the prefix of its ids."""
+        self.also_memory: dict[str, AlsoHasFiles] = {}
+        """The same, of what has memory."""
+        self._shelf = shelf
         self._parking = parking
         self._executions = executions
 
@@ -108,7 +117,11 @@ class Origins:
         reference = _parent_of(spec)
         if reference is None:
             return spec
-        return self._child(spec, await self.parent_of(reference, principal))
+        if spec.is_resumption:
+            parent = await self._parent(await self.memory_of(reference, principal))
+        else:
+            parent = await self.parent_of(reference, principal)
+        return self._child(spec, parent)
 
     async def parent_of(self, reference: str, principal: Principal) -> Parent:
         """Return what a child starts from. The files of an execution that has just ended are there
@@ -123,8 +136,12 @@ class Origins:
         if promise is not None and promise.subject.info.tenant == principal.tenant.id:
             info = promise.subject.info
             return Parent(promise.id, info.image, info.image_digest, info.config)
-        record = await self.snapshot_of(reference, principal)
-        config = (await self.snapshots.manifest(record.id)).config
+        return await self._parent(await self.snapshot_of(reference, principal))
+
+    async def _parent(self, record: SnapshotRecord) -> Parent:
+        config = self._shelf.config(record.id) if self._shelf and record.has_memory else None
+        if config is None:
+            config = (await self.snapshots.manifest(record.id)).config
         return Parent(record.id, record.image, record.image_digest, config)
 
     async def settle(self, reference: str) -> None:
@@ -147,6 +164,83 @@ class Origins:
                     if promise is not None:
                         self._parking.dismiss(parked)
                 return promise
+
+    async def memory_of(
+        self, reference: str, principal: Principal, wanted: Wanted | None = None
+    ) -> SnapshotRecord:
+        """Return the memory checkpoint a reference means; of what runs, it is taken now.
+
+        Raises:
+            UnsupportedError: there are only files, or it cannot be kept.
+        """
+        prefix = reference.partition("-")[0]
+        if prefix in self.also_memory:
+            return await self.also_memory[prefix](reference, principal)
+        if prefix == "sbx":
+            reference, prefix = self._execution_in(reference), "exec"
+        active = self._executions.active(ExecutionId(reference)) if prefix == "exec" else None
+        if active is not None and active.entry.tenant == principal.tenant.id:
+            return await self.keep_memory(active, wanted or Wanted(tags=(FORKED,)))
+        record = await self.snapshot_of(reference, principal)
+        if not record.has_memory:
+            raise UnsupportedError(
+                f"{reference[:64]} has files and no memory",
+                hint="give a command to run with its files, or checkpoint it while it runs",
+            )
+        return record
+
+    async def keep_memory(
+        self, active: Active, wanted: Wanted | None = None, *, is_final: bool = False
+    ) -> SnapshotRecord:
+        """Keep processes and files of a running execution; with `is_final` it ends here.
+
+        Raises:
+            UnsupportedError: it was not begun with memory, or cannot be kept; it runs on.
+            WrongStateError: it does not run.
+        """
+        sandbox, process = active.sandbox, active.process
+        if sandbox is None or process is None or active.is_finishing:
+            raise WrongStateError("the execution does not run now", hint="checkpoint it meanwhile")
+        if active.entry.spec.mode is Mode.PERSISTENT:
+            raise UnsupportedError(
+                "a command in an instance is kept with the instance",
+                hint="POST /api/v1/snapshots with the instance and memory: true",
+            )
+
+        async def end_here(record: SnapshotRecord) -> None:
+            active.slicing = record.id
+            await process.kill()
+
+        async with active.keeping:
+            if active.slicing is not None:
+                raise WrongStateError("the execution has been kept already")
+            return await self._shelf_or_refuse().keep(
+                sandbox,
+                self._root_of(active, sandbox.image_digest),
+                self._memory_info(active, wanted or Wanted()),
+                alias=active.entry.id if is_final else None,
+                before_going_on=end_here if is_final else None,
+            )
+
+    async def go_on(
+        self, snapshot_id: str, sandbox: GuardedSandbox, resumption: Resumption
+    ) -> Process:
+        """Restore the one command of a memory checkpoint into a sandbox that has its files."""
+        record = await self.snapshots.get(snapshot_id)
+        async with self._shelf_or_refuse().lent(record) as kept:
+            restored = await sandbox.restore_processes(kept.images, {"": resumption})
+        return next(iter(restored.values()))
+
+    def _memory_info(self, active: Active, wanted: Wanted) -> SnapshotInfo:
+        info = _info(active, wanted)
+        return msgspec.structs.replace(
+            info, config=_config(active.entry.spec), source=active.entry.id
+        )
+
+    def _shelf_or_refuse(self) -> MemoryShelf:
+        if self._shelf is None:
+            raise UnsupportedError("this gateway keeps no memory")
+        return self._shelf
 
     async def snapshot_of(
         self, reference: str, principal: Principal, wanted: Wanted | None = None
@@ -207,6 +301,14 @@ class Origins:
         Raises:
             ConflictError: the sandbox has another image.
         """
+        await self._keeping.settle(snapshot_id)
+        is_there = isinstance(sandbox, GuardedSandbox) and sandbox.base == snapshot_id
+        record = None if is_there else await self.snapshots.get(snapshot_id)
+        if record is not None and record.has_memory and self._shelf is not None:
+            check_image(snapshot_id, record.image_digest, sandbox.image_digest)
+            async with self._shelf.lent(record) as kept:
+                await restore(sandbox, kept.files)
+            return
         await self._keeping.fill(snapshot_id, sandbox, root)
 
     @asynccontextmanager

@@ -19,7 +19,9 @@ from faas.errors import (
     WrongStateError,
 )
 from faas.events import EventBus, ExecutionStarted
+from faas.executor import slices
 from faas.executor.active import Active
+from faas.executor.dependency_caches import DependencyCaches, environment
 from faas.executor.disposal import Disposal
 from faas.executor.instances import Instances
 from faas.executor.layers import starts_on_layers
@@ -36,6 +38,7 @@ from faas.ids import SandboxId, new_sandbox_id
 from faas.images import ImageProvider
 from faas.lifecycle import SandboxState
 from faas.model import (
+    CacheReport,
     ExecutionResult,
     ExecutionSpec,
     ExecutionState,
@@ -45,6 +48,7 @@ from faas.model import (
     Timings,
     Usage,
 )
+from faas.sandbox.capabilities import Resumption
 from faas.sandbox.choice import Choice
 from faas.sandbox.guarded import GuardedSandbox, create_guarded
 from faas.sandbox.isolation import reaches
@@ -52,6 +56,7 @@ from faas.sandbox.layers import LayerStack
 from faas.sandbox.protocols import (
     Command,
     Exit,
+    Process,
     RootFilesystem,
     Runtime,
     SandboxSpec,
@@ -102,6 +107,7 @@ class Workshop:
     registry: Registry | None = None
     results: ResultCache | None = None
     origins: Origins | None = None
+    caches: DependencyCaches | None = None
 
 
 def process_name(entry: Beginning) -> str:
@@ -123,8 +129,17 @@ async def run_once(active: Active, shop: Workshop) -> ExecutionResult:
         FaasError: we failed.
     """
     granted_ns = shop.clock.monotonic_ns()
+    if active.sandbox is not None and active.is_from_pool and not active.sandbox.is_alive:
+        _put_down(active, active.sandbox, shop)
     sandbox = active.sandbox or await _find_sandbox(active, shop)
     return await run_in(active, shop, sandbox, granted_ns=granted_ns)
+
+
+def _put_down(active: Active, dead: GuardedSandbox, shop: Workshop) -> None:
+    """A ready sandbox died before anything ran in it: another one is made instead."""
+    shop.disposal.take(dead, "found dead")
+    active.sandbox, active.is_from_pool = None, False
+    active.state, active.started_at = ExecutionState.QUEUED, None
 
 
 async def run_in(
@@ -140,7 +155,7 @@ async def run_in(
     command = await _prepare(active, shop, sandbox)
     ready_ns = clock.monotonic_ns()
     active.was_started = True
-    process = await sandbox.start(process_name(active.entry), command, active.output)
+    process = await _begin(active, shop, sandbox, command)
     active.process = process
     if command.is_exclusive:
         active.overdue_ns = overdue_ns(active, clock)
@@ -155,16 +170,30 @@ async def run_in(
             from_pool=active.is_from_pool,
         )
     )
-    end = await process.wait()
+    end = await slices.end_of(active, shop.origins, process)
     ended_ns = clock.monotonic_ns()
+    if active.slicing is not None:
+        return slices.result(active, sandbox, active.slicing, ended_ns - ready_ns)
     stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
+    reports = await _keep_caches(active, shop, sandbox, end)
     timings = Timings(
         queue_us=(granted_ns - active.submitted_ns) // 1000,
         sandbox_us=(ready_ns - granted_ns) // 1000,
         exec_us=(ended_ns - ready_ns) // 1000,
         collect_us=(clock.monotonic_ns() - ended_ns) // 1000,
     )
-    return _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)
+    result = _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)
+    return replace(result, caches=reports) if reports else result
+
+
+async def _keep_caches(
+    active: Active, shop: Workshop, sandbox: GuardedSandbox, end: Exit
+) -> tuple[CacheReport, ...]:
+    spec, caches = active.entry.spec, shop.caches
+    if not spec.caches or caches is None:
+        return ()
+    active.overdue_ns = None  # It has ended; this time is not its own.
+    return await caches.keep(sandbox, spec, active.tenant.id, end)
 
 
 def _check_isolation(active: Active, sandbox: GuardedSandbox) -> None:
@@ -176,6 +205,24 @@ def _check_isolation(active: Active, sandbox: GuardedSandbox) -> None:
             hint="make the instance with that isolation",
             details={"supported": {sandbox.runtime: [sandbox.isolation]}},
         )
+
+
+async def _begin(
+    active: Active, shop: Workshop, sandbox: GuardedSandbox, command: Command
+) -> Process:
+    spec = active.entry.spec
+    if not spec.is_resumption:
+        return await sandbox.start(process_name(active.entry), command, active.output)
+    assert shop.origins is not None  # noqa: S101  its parent was found there
+    assert spec.snapshot_id is not None  # noqa: S101
+    resumption = Resumption(
+        MAIN,
+        active.output,
+        is_continued=False,
+        timeout_ms=spec.limits.timeout_ms,
+        output_bytes_max=spec.limits.output_bytes_max,
+    )
+    return await shop.origins.go_on(spec.snapshot_id, sandbox, resumption)
 
 
 async def run_persistent(active: Active, shop: Workshop) -> ExecutionResult:
@@ -200,15 +247,19 @@ async def run_persistent(active: Active, shop: Workshop) -> ExecutionResult:
         return await run_in(active, shop, active.sandbox, granted_ns=granted_ns)
 
 
-async def resume(active: Active) -> ExecutionResult:
+async def resume(active: Active, shop: Workshop) -> ExecutionResult:
     """Go on waiting for a command that a former gateway started."""
     sandbox, process = active.sandbox, active.process
     assert sandbox is not None  # noqa: S101  recovery resumes only what it adopted
     assert process is not None  # noqa: S101
-    end = await process.wait()
+    end = await slices.end_of(active, shop.origins, process)
+    if active.slicing is not None:
+        return slices.result(active, sandbox, active.slicing, end.wall_us * 1000)
     stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
+    reports = await _keep_caches(active, shop, sandbox, end)
     timings = Timings(exec_us=end.wall_us)
-    return _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)
+    result = _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)
+    return replace(result, caches=reports) if reports else result
 
 
 def overdue_ns(active: Active, clock: Clock) -> int | None:
@@ -253,6 +304,8 @@ async def make_sandbox(
     shop: Workshop,
     *,
     layers: LayerStack | None = None,
+    keeps_memory: bool = False,
+    is_refilled: bool = False,
 ) -> GuardedSandbox:
     """Make a sandbox for a template or for one execution, perhaps on layers."""
     return await create_guarded(
@@ -264,6 +317,8 @@ async def make_sandbox(
             network=template.network,
             isolation_min=template.isolation_min,
             layers=layers,
+            keeps_memory=keeps_memory,
+            is_refilled=is_refilled,
         ),
         clock=shop.clock,
         events=shop.events,
@@ -284,11 +339,19 @@ async def _find_sandbox(active: Active, shop: Workshop) -> GuardedSandbox:
             )
         return active.sandbox
     is_first_look = active.ticket.turn is None and active.image is None
-    if not is_first_look or spec.mode is Mode.CACHED:
+    if (not is_first_look or spec.mode is Mode.CACHED) and not spec.memory:
         active.sandbox = shop.pool.take(template, root, spec.image)
         active.is_from_pool = active.sandbox is not None
     if active.sandbox is None:
-        active.sandbox = await make_sandbox(choice.runtime, root, spec.limits, template, shop)
+        active.sandbox = await make_sandbox(
+            choice.runtime,
+            root,
+            spec.limits,
+            template,
+            shop,
+            keeps_memory=spec.memory,
+            is_refilled=spec.is_resumption,
+        )
     return active.sandbox
 
 
@@ -300,6 +363,8 @@ async def _prepare(active: Active, shop: Workshop, sandbox: GuardedSandbox) -> C
     if spec.snapshot_id is not None and spec.mode is not Mode.PERSISTENT:
         assert shop.origins is not None  # noqa: S101  it was found there
         await shop.origins.restore(spec.snapshot_id, sandbox, active.root)
+    if spec.caches and shop.caches is not None:
+        await shop.caches.put_in(sandbox, spec, active.tenant.id)
     if spec.archive is not None:
         await sandbox.make_dir(working_dir)
         await sandbox.put_archive(spec.archive, path=working_dir)
@@ -314,7 +379,7 @@ async def _prepare(active: Active, shop: Workshop, sandbox: GuardedSandbox) -> C
         raise DeadlineExceededError("the time the caller allowed ended before the command began")
     return Command(
         argv=spec.argv,
-        env=_merge(active.root.env, spec.env),
+        env=_environment(active.root, spec),
         working_dir=working_dir,
         uid=uid,
         gid=gid,
@@ -337,6 +402,14 @@ async def _place(active: Active, shop: Workshop, sandbox: GuardedSandbox) -> Non
         sandbox_id=sandbox.id,
         started_at=active.started_at,
     )
+
+
+def _environment(root: RootFilesystem, spec: ExecutionSpec) -> tuple[tuple[str, str], ...]:
+    """The image's, then what tells tools of their caches, then the request's own."""
+    image = root.env
+    if spec.caches:
+        image = tuple((dict(image) | environment(spec.caches)).items())
+    return _merge(image, spec.env)
 
 
 def _merge(

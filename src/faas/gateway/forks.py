@@ -113,7 +113,8 @@ async def merge_branches(door: Door, exchange: Exchange) -> Reply:
 
 
 def _asked(request: ForkRequest) -> list[ExecuteRequest]:
-    if (request.children is None) == (request.command is None):
+    goes_on = request.memory and request.children is None
+    if (request.children is None) == (request.command is None) and not goes_on:
         raise InvalidArgumentError(
             "give `children`, or the `command` of a single child, and only one of them"
         )

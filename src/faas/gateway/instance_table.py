@@ -150,7 +150,22 @@ INSTANCE_ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     _row("POST", "/start", instances.start, "Start a stopped instance", _AS_IT_IS),
     _row("POST", "/stop", instances.stop, "End its commands, keep its files", _DONE),
-    _row("POST", "/pause", instances.pause, "Freeze it, memory and all", _AS_IT_IS),
+    _row(
+        "POST",
+        "/pause",
+        instances.pause,
+        "Freeze it, memory and all, or keep it on disk",
+        _AS_IT_IS,
+        parameters=(
+            Parameter(
+                "to",
+                "query",
+                "`freezer` stops it in memory; `disk` keeps memory and files on disk and gives back"
+                " all it held, and goes on also after a restart of the machine.",
+                {"type": "string", "enum": ["freezer", "disk"], "default": "freezer"},
+            ),
+        ),
+    ),
     _row("POST", "/resume", instances.resume, "Let a paused instance go on", _AS_IT_IS),
     _row(
         "POST",

@@ -12,10 +12,12 @@ from faas.gateway.wire import (
     NetworkName,
     Path,
     Plain,
+    PullPolicyName,
+    RegistryAuth,
     RuntimeName,
 )
 
-IdleActionName = Literal["delete", "pause", "stop"]
+IdleActionName = Literal["delete", "pause", "pause_to_disk", "stop"]
 InstanceStatus = Literal["creating", "destroyed", "failed", "paused", "running", "stopped"]
 
 NAME = r"^(?!inst-|exec-|sbx-|snap-)[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -38,6 +40,13 @@ class InstanceRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Annotated[str, Meta(min_length=1, max_length=64)] | None,
         Meta(description="Begin with these files; the image is the snapshot's."),
     ] = None
+    memory: Annotated[
+        bool,
+        Meta(
+            description="Its processes and their memory can be kept, as a snapshot or on disk while"
+            " nobody uses it; with `snapshot_id`, those of the snapshot go on."
+        ),
+    ] = False
     name: Annotated[
         Annotated[str, Meta(pattern=NAME)] | None,
         Meta(description="Unique among the tenant's instances; stands for the id everywhere."),
@@ -65,6 +74,8 @@ class InstanceRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(description="`uid` or `uid:gid`, of commands that name none."),
     ] = None
     network: NetworkName | None = None
+    pull_policy: PullPolicyName | None = None
+    registry_auth: RegistryAuth | None = None
     isolation: Annotated[
         IsolationName | None, Meta(description="The least isolation accepted; never lowered.")
     ] = None
@@ -95,6 +106,10 @@ class InstanceView(Struct, frozen=True, kw_only=True):
     instance_id: str
     name: str | None
     status: InstanceStatus
+    memory: bool
+    """Whether its memory can be kept."""
+    on_disk: bool
+    """Paused with its memory on disk: it holds nothing of the machine."""
     asleep: bool
     """Stopped or paused for idleness; its next use wakes it."""
     problem: str | None

@@ -6,10 +6,11 @@ from dataclasses import replace
 import msgspec
 
 from faas.errors import InvalidArgumentError, UnsupportedError
+from faas.executor.images import ImageAsk
 from faas.executor.instance_records import IdleAction, InstanceRecord, InstanceSpec
 from faas.gateway import executions
 from faas.gateway.door import Door
-from faas.gateway.exchange import Exchange, number
+from faas.gateway.exchange import Exchange, choice, number
 from faas.gateway.instance_wire import (
     InstanceInfoView,
     InstanceRequest,
@@ -20,7 +21,7 @@ from faas.gateway.instance_wire import (
 )
 from faas.gateway.replies import Headers, NoContent, Reply
 from faas.gateway.settings import GatewaySettings
-from faas.gateway.specs import check, read_request
+from faas.gateway.specs import check, login_of, read_request
 from faas.gateway.strict import Faults, decode
 from faas.gateway.wire import ExecuteRequest
 from faas.ids import parse
@@ -38,8 +39,10 @@ async def create(door: Door, exchange: Exchange) -> Reply:
     """`POST /api/v1/instances`"""
     exchange.require_json()
     exchange.query()
-    spec = _spec(decode(await exchange.body(), InstanceRequest), door.settings)
-    made = await door.executor.instances.create(spec, exchange.principal)
+    request = decode(await exchange.body(), InstanceRequest)
+    spec = _spec(request, door.settings)
+    ask = ImageAsk(login_of(request.registry_auth))
+    made = await door.executor.instances.create(spec, exchange.principal, ask=ask)
     return Reply(encode(view(made)))
 
 
@@ -119,7 +122,11 @@ async def stop(door: Door, exchange: Exchange) -> NoContent:
 
 async def pause(door: Door, exchange: Exchange) -> Reply:
     """`POST /api/v1/instances/{id}/pause`"""
-    found = await door.executor.instances.pause(_step(exchange), exchange.principal)
+    query = exchange.query("to")
+    pause_it = door.executor.instances.pause
+    if choice(query, "to", ("freezer", "disk")) == "disk":
+        pause_it = door.executor.instances.pause_to_disk
+    found = await pause_it(reference(exchange), exchange.principal)
     return Reply(encode(view(found)))
 
 
@@ -195,6 +202,8 @@ def view(record: InstanceRecord) -> InstanceView:
         instance_id=record.id,
         name=spec.name,
         status=record.state.value,
+        memory=spec.memory,
+        on_disk=record.is_on_disk,
         asleep=record.is_asleep,
         problem=record.problem,
         image=spec.image,
@@ -241,6 +250,7 @@ def _spec(request: InstanceRequest, settings: GatewaySettings) -> InstanceSpec:
             working_dir=request.working_dir,
             user=request.user,
             network=request.network,
+            pull_policy=request.pull_policy,
             isolation=request.isolation,
         ),
         settings,
@@ -256,11 +266,13 @@ def _spec(request: InstanceRequest, settings: GatewaySettings) -> InstanceSpec:
         runtime=asked.runtime,
         limits=asked.limits,
         network=asked.network,
+        pull_policy=asked.pull_policy,
         isolation_min=asked.isolation_min,
         env=asked.env,
         working_dir=asked.working_dir,
         user=asked.user,
         snapshot_id=request.snapshot_id,
+        memory=request.memory,
         ttl_seconds=request.ttl_seconds,
         idle_seconds=request.idle_seconds,
         idle_action=IdleAction(request.idle_action),

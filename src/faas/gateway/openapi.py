@@ -96,13 +96,51 @@ def _constrain(components: dict[str, Any], settings: GatewaySettings) -> None:
         both = {"required": fields, "properties": dict.fromkeys(fields, given)}
         components[name]["not"] = both
     request = components["ExecuteRequest"]
-    request["not"] = {"anyOf": [request["not"], *_wrong_parents()]}
+    request["not"] = {"anyOf": [request["not"], *_wrong_parents(), *_WRONG_MEMORY]}
+    request["anyOf"] = _RUNS_OR_GOES_ON
+    fork = components["ForkRequest"]
+    fork["not"] = {"anyOf": [*([fork["not"]] if "not" in fork else []), *_WRONG_SLICES]}
     for request in ("ExecuteRequest", "ForkRequest", "InstanceRequest"):
         properties = components[request]["properties"]
         for name, ceiling in ceilings(settings.limits_max).items():
             for schema in properties.get(name, {"anyOf": []})["anyOf"]:
                 if schema["type"] != "null":
                     schema["maximum"] = ceiling
+
+
+_GIVEN: dict[str, Any] = {"not": {"type": "null"}}
+_RUNS_OR_GOES_ON: list[dict[str, Any]] = [
+    {"required": ["command"], "properties": {"command": _GIVEN}},
+    *(
+        {
+            "required": ["memory", parent],
+            "properties": {
+                "memory": {"const": True},
+                parent: _GIVEN,
+                "mode": {"not": {"const": "persistent"}},
+            },
+        }
+        for parent in ("snapshot_id", "branch_from")
+    ),
+]
+"""A command, or a parent whose processes go on."""
+_WRONG_SLICES: list[dict[str, Any]] = [
+    {
+        "required": ["checkpoint_after_ms"],
+        "properties": {"checkpoint_after_ms": _GIVEN},
+        "not": {
+            "required": ["memory", "mode"],
+            "properties": {"memory": {"const": True}, "mode": {"const": "checkpointed"}},
+        },
+    },
+]
+_WRONG_MEMORY: list[dict[str, Any]] = [
+    {
+        "required": ["memory", "mode"],
+        "properties": {"memory": {"const": True}, "mode": {"const": "cached"}},
+    },
+    *_WRONG_SLICES,
+]
 
 
 def _wrong_parents() -> list[dict[str, Any]]:

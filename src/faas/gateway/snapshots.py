@@ -16,6 +16,7 @@ from faas.gateway.problems import UnsupportedMediaTypeError
 from faas.gateway.replies import Headers, NoContent, Reply
 from faas.gateway.state_wire import (
     ChangeView,
+    CheckpointRequest,
     DiffView,
     GarbageView,
     SnapshotRequest,
@@ -24,7 +25,7 @@ from faas.gateway.state_wire import (
     VerifyView,
 )
 from faas.gateway.strict import decode
-from faas.ids import parse
+from faas.ids import ExecutionId, parse
 from faas.snapshots import SnapshotRecord, SnapshotStore, export_snapshot, import_snapshot
 
 PAGE_DEFAULT, PAGE_MAX = 100, 500
@@ -40,9 +41,27 @@ async def create(door: Door, exchange: Exchange) -> Reply:
     request = decode(await exchange.body(), SnapshotRequest)
     wanted = Wanted(request.name, request.description, tuple(request.tags))
     origins = door.executor.origins
+    if request.memory:
+        record = await origins.memory_of(request.container_id, exchange.principal, wanted)
+        return Reply(encode(snapshot_view(record)))
     record = await origins.snapshot_of(request.container_id, exchange.principal, wanted)
     record = await origins.snapshots.describe(
         record.id, name=wanted.name, description=wanted.description, tags=wanted.tags
+    )
+    return Reply(encode(snapshot_view(record)))
+
+
+async def checkpoint(door: Door, exchange: Exchange) -> Reply:
+    """`POST /api/v1/executions/{id}/checkpoint`"""
+    exchange.require_json()
+    exchange.query()
+    request = decode(await exchange.body(), CheckpointRequest)
+    record = await door.executor.checkpoint(
+        ExecutionId(exchange.path_parameter("execution_id")),
+        exchange.principal,
+        Wanted(request.name, request.description, tuple(request.tags)),
+        memory=request.memory,
+        stop=request.stop,
     )
     return Reply(encode(snapshot_view(record)))
 
@@ -97,7 +116,10 @@ async def restore(door: Door, exchange: Exchange) -> Reply:
     exchange.query()
     record = await _named(door, exchange)
     spec = InstanceSpec(
-        image=record.image, snapshot_id=record.id, limits=door.settings.limits_default
+        image=record.image,
+        snapshot_id=record.id,
+        limits=door.settings.limits_default,
+        memory=record.has_memory,
     )
     made = await door.executor.instances.create(spec, exchange.principal)
     return Reply(encode(instance_view(made)))

@@ -12,19 +12,22 @@ import re
 from collections.abc import Iterable
 from dataclasses import astuple
 from functools import lru_cache
-from typing import Any
 
 import msgspec
 
+from faas.executor.images import ImageAsk
 from faas.gateway.settings import GatewaySettings
 from faas.gateway.strict import Faults, Partial, decode_execute
-from faas.gateway.wire import Base64Payload, ExecuteRequest, FileField
+from faas.gateway.wire import Base64Payload, ExecuteRequest, FileField, RegistryAuth
+from faas.images import RegistryLogin
+from faas.images.order import PULL_SECONDS_MAX
 from faas.model import (
     ExecutionSpec,
     FileInput,
     Limits,
     Mode,
     NetworkMode,
+    PullPolicy,
     RuntimeChoice,
 )
 
@@ -81,7 +84,9 @@ def check(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) ->
 
 
 def _salvaged(partial: Partial) -> ExecuteRequest:
-    fields: dict[str, Any] = {"command": "true", **partial.fields}
+    fields = dict(partial.fields)
+    if any(path.startswith("$.command") for path, _ in partial.faults.found):
+        fields.setdefault("command", "true")  # told already
     return ExecuteRequest(**fields)
 
 
@@ -92,11 +97,14 @@ def digest(request: ExecuteRequest) -> str:
     submitted.
     """
     asked = request if request.wait else msgspec.structs.replace(request, wait=True)
+    if asked.registry_auth is not None:
+        # A digest that is stored must not be one by which a password can be guessed.
+        asked = msgspec.structs.replace(asked, registry_auth=None)
     return hashlib.sha256(b"execute\0" + msgspec.json.encode(asked)).hexdigest()
 
 
 def _spec(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) -> ExecutionSpec:
-    argv = _argv(request.command, faults)
+    argv = _argv(request, faults)
     env = _env(request.env_vars, faults) if request.env_vars else ()
     mode = Mode(request.mode) if request.mode else Mode.EPHEMERAL
     _check_command_size(argv, env, faults)
@@ -119,10 +127,26 @@ def _spec(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) ->
         # The original's clients send a key with every request, whatever the mode. Only mode cached
         # is ever answered from a cache, so elsewhere it asks for nothing.
         cache_key=request.cache_key if mode is Mode.CACHED else None,
+        caches=tuple(dict.fromkeys(request.caches or ())),
+        cache_write=request.cache_write,
         snapshot_id=request.snapshot_id,
         branch_from=request.branch_from,
+        memory=request.memory,
+        checkpoint_after_ms=request.checkpoint_after_ms,
         instance_id=request.instance_id,
+        pull_policy=PullPolicy(request.pull_policy or settings.pull_policy),
     )
+
+
+def login_of(auth: RegistryAuth | None) -> RegistryLogin | None:
+    """Credentials for a registry."""
+    return None if auth is None else RegistryLogin(auth.username, auth.password)
+
+
+def ask_of(request: ExecuteRequest) -> ImageAsk:
+    """What is said of the image that no ledger may hold."""
+    ms = request.pull_timeout_ms
+    return ImageAsk(login_of(request.registry_auth), PULL_SECONDS_MAX if ms is None else ms / 1000)
 
 
 def _image_unsaid(request: ExecuteRequest, settings: GatewaySettings) -> str:
@@ -131,7 +155,13 @@ def _image_unsaid(request: ExecuteRequest, settings: GatewaySettings) -> str:
     return "" if has_parent else settings.default_image
 
 
-def _argv(command: str | list[str], faults: Faults) -> tuple[str, ...]:
+def _argv(request: ExecuteRequest, faults: Faults) -> tuple[str, ...]:
+    command = request.command
+    if command is None:
+        has_parent = request.branch_from is not None or request.snapshot_id is not None
+        if not (request.memory and has_parent):
+            faults.add("$.command", "is missing")
+        return ()
     if isinstance(command, str):
         _no_nul(command, "$.command", faults)
         return ("sh", "-c", command)

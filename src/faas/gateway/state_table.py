@@ -8,6 +8,7 @@ from faas.gateway.routing import Answer, Endpoint, Handler, Parameter
 from faas.gateway.state_wire import (
     CURSOR,
     SNAPSHOT,
+    CheckpointRequest,
     DiffView,
     ForkRequest,
     GarbageView,
@@ -34,6 +35,12 @@ def _id(name: str, description: str) -> Parameter:
 _ID = _id("snapshot_id", "Id of the snapshot, or of the execution it was taken of.")
 _OTHER = _id("other_id", "Id of the other snapshot.")
 _PARENT = _id("parent_id", "Id of the parent.")
+_EXECUTION = Parameter(
+    "execution_id",
+    "path",
+    "Id of the execution.",
+    {"type": "string", "pattern": "^exec-[0-9a-hjkmnp-tv-z]{26}$"},
+)
 _TOLD = Answer(200, "As it is now.", SnapshotView)
 
 
@@ -90,6 +97,16 @@ STATE_ENDPOINTS: tuple[Endpoint, ...] = (
         body=ExecuteRequest,
         failures=(409, 429),
         tag="branches",
+    ),
+    _row(
+        "POST",
+        "/api/v1/executions/{execution_id}/checkpoint",
+        snapshots.checkpoint,
+        "Keep a running execution: its files, and its memory and processes",
+        Answer(200, "It is kept.", SnapshotView),
+        parameters=(_EXECUTION,),
+        body=CheckpointRequest,
+        failures=(409,),
     ),
     _row(
         "POST",

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from faas.gateway.wire import Command, ExecuteRequest, ExecutionView, Plain
+from faas.gateway.wire import ExecuteRequest, ExecutionView, Plain
 
 REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 SNAPSHOT = r"^(snap|exec)-[0-9a-hjkmnp-tv-z]{26}$"
@@ -29,6 +29,25 @@ class SnapshotRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Reference,
         Meta(description="What to take it of: an execution, its sandbox, or an instance, by id."),
     ]
+    memory: Annotated[
+        bool,
+        Meta(description="Its processes and their memory too; it must have been made for that."),
+    ] = False
+    name: Name | None = None
+    description: Annotated[str, Meta(max_length=4096)] | None = None
+    tags: Tags = []
+
+
+class CheckpointRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a running execution is to be kept."""
+
+    memory: Annotated[
+        bool, Meta(description="Its processes and their memory too; else its files only.")
+    ] = True
+    stop: Annotated[
+        bool,
+        Meta(description="End it here, with reason `checkpointed`; it goes on from the snapshot."),
+    ] = False
     name: Name | None = None
     description: Annotated[str, Meta(max_length=4096)] | None = None
     tags: Tags = []
@@ -115,7 +134,6 @@ class MergeView(Struct, frozen=True, kw_only=True):
 class ForkRequest(ExecuteRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Children of one parent. Give `children`, or the fields of a single one here."""
 
-    command: Command | None = None  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
     branch_from: Reference  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
     """The parent: an execution, snapshot or instance."""
     children: (

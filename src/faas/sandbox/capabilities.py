@@ -1,11 +1,15 @@
 """Optional abilities of runtimes and sandboxes: a flag to ask for, a small protocol to use."""
 
 import socket
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from faas.sandbox.protocols import RootFilesystem
+    from faas.sandbox.protocols import OutputFiles, Process, RootFilesystem
 
 
 class Capability(StrEnum):
@@ -23,6 +27,19 @@ class Capability(StrEnum):
     """Start a sandbox on what another wrote, without a copy (`faas.sandbox.layers`)."""
     MEMORY_SNAPSHOT = "memory_snapshot"
     PORTS = "ports"
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """How one restored command goes on."""
+
+    name: str
+    """Its name from now on."""
+    output: "OutputFiles"
+    is_continued: bool
+    """The output files hold what it said before: its offsets and its time limit count on."""
+    timeout_ms: int | None = None
+    output_bytes_max: int | None = None
 
 
 @runtime_checkable
@@ -53,6 +70,36 @@ class Pausable(Protocol):
 
     async def resume(self) -> None:
         """Let them go on where they were. Harmless when they run."""
+        ...
+
+
+@runtime_checkable
+class Checkpointable(Protocol):
+    """A sandbox (made with `SandboxSpec.keeps_memory`) whose processes can be kept and restored."""
+
+    def processes_taken(self, images: Path) -> AbstractAsyncContextManager[None]:
+        """Write its processes into the empty folder `images`.
+
+        Inside the context they stand still, so that the files can be read as the memory knows
+        them; after it they run on, unless the sandbox was destroyed.
+
+        Raises:
+            UnsupportedError: they cannot be kept, and why; they run on.
+        """
+        ...
+
+    async def restore_processes(
+        self, images: Path, resumptions: "Mapping[str, Resumption]"
+    ) -> "Mapping[str, Process]":
+        """Go on, in a fresh sandbox whose files are restored, from what `processes_taken` wrote.
+
+        Returns the commands by the names they had. The output of one without a resumption is
+        thrown away. The name "" stands for the only command there is. The same images can be
+        restored several times at once.
+
+        Raises:
+            ConflictError: they do not fit this machine or these files.
+        """
         ...
 
 

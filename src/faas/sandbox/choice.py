@@ -61,6 +61,7 @@ def missing(runtime: Runtime, spec: ExecutionSpec, root: RootFilesystem | None) 
     wanted = {
         Capability.TTY: spec.tty,
         Capability.EGRESS: spec.network is NetworkMode.EGRESS,
+        Capability.MEMORY_SNAPSHOT: spec.memory,
         Capability.HOST_IMAGE: root is not None and root.digest == "host",
     }
     lacks = [

@@ -8,7 +8,7 @@ Refusals that are the caller's fault leave it alive. Birth and death are publish
 """
 
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -32,7 +32,13 @@ from faas.events import (
 from faas.ids import SandboxId
 from faas.lifecycle import SandboxState, advance
 from faas.model import FileInput, Limits
-from faas.sandbox.capabilities import Metered, Pausable, PortExposing
+from faas.sandbox.capabilities import (
+    Checkpointable,
+    Metered,
+    Pausable,
+    PortExposing,
+    Resumption,
+)
 from faas.sandbox.isolation import reaches
 from faas.sandbox.layers import Layer, Layered, Written
 from faas.sandbox.protocols import (
@@ -198,6 +204,38 @@ class GuardedSandbox:
         if self.state is SandboxState.PAUSED:
             self.state = SandboxState.READY
         await self._do(inner.resume())
+
+    @asynccontextmanager
+    async def processes_taken(self, images: Path) -> AsyncGenerator[None]:
+        """Write its processes into `images`; they stand still inside the context.
+
+        Raises:
+            UnsupportedError: its runtime cannot, or they cannot be kept.
+        """
+        self._check()
+        async with self._checkpointable().processes_taken(images):
+            yield
+
+    async def restore_processes(
+        self, images: Path, resumptions: Mapping[str, Resumption]
+    ) -> Mapping[str, Process]:
+        """Go on from images; a sandbox in which that failed is dead."""
+        self._check()
+        try:
+            restored = await self._checkpointable().restore_processes(images, resumptions)
+        except BaseException:
+            self.state = SandboxState.DEAD
+            raise
+        if self.state is SandboxState.READY:
+            self.state = SandboxState.BUSY
+        return restored
+
+    def _checkpointable(self) -> Checkpointable:
+        if isinstance(self._inner, Checkpointable):
+            return self._inner
+        raise UnsupportedError(
+            f"the runtime {self.runtime} cannot keep memory", hint="keep the files only"
+        )
 
     async def connect(self, port: int) -> socket.socket:
         """Connect to a port of its own loopback.

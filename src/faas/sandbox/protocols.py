@@ -81,6 +81,10 @@ class SandboxSpec:
     isolation_min: str | None = None
     """A rung of `faas.sandbox.isolation`, only when the runtime's ordinary way does not reach it:
     make it by the weakest way that does, and refuse (UnsupportedError) when there is none."""
+    keeps_memory: bool = False
+    """Its processes shall be taken into, or come from, a memory checkpoint (`Checkpointable`)."""
+    is_refilled: bool = False
+    """Of those: nothing runs in it before `restore_processes`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,9 @@ from faas.errors import (
 from faas.events import Event, EventBus, RuntimeProbed, SandboxCreateFailed
 from faas.ids import SandboxId
 from faas.model import ExecutionSpec, NetworkMode, RuntimeChoice
-from faas.sandbox.capabilities import Weighed
+from faas.sandbox.capabilities import Capability, Weighed
 from faas.sandbox.choice import Choice, IsWarm, Speeds, best, missing, way_of
-from faas.sandbox.isolation import ISOLATION_LADDER
+from faas.sandbox.isolation import ISOLATION_LADDER, reaches
 from faas.sandbox.protocols import ProbeReport, RootFilesystem, Runtime
 
 ENTRY_POINT_GROUP = "faas.runtimes"
@@ -38,6 +38,13 @@ PREFERENCE = ("embedded", "microvm", "docker")
 
 IDLE_BYTES = 16 << 20
 """Assumed of a runtime that does not say: as much as a container with its shim."""
+
+WITHOUT_USERNS = "namespaces"
+"""How a sandbox that keeps memory isolates: CRIU cannot restore into a user namespace."""
+_HINTS = {
+    Capability.MEMORY_SNAPSHOT.value: "put CRIU in place with scripts/criu.sh; `faas doctor` tries"
+    " it"
+}
 
 PROBE_SECONDS_MAX = 20.0
 """A cold Docker Engine answers within a few seconds; past this it is not usable anyway."""
@@ -74,7 +81,7 @@ def installed_runtimes() -> dict[str, OpenRuntime]:
     return found
 
 
-_Question = tuple[RuntimeChoice, NetworkMode, bool, str | None, bool, str | None]
+_Question = tuple[RuntimeChoice, NetworkMode, bool, bool, str | None, bool, str | None]
 
 
 def _is_cold(_: Choice) -> bool:
@@ -165,7 +172,9 @@ class Registry:
         """
         is_host = root is not None and root.digest == "host"
         keeper = None if root is None else root.keeper
-        question = (spec.runtime, spec.network, spec.tty, spec.isolation_min, is_host, keeper)
+        question = (
+            spec.runtime, spec.network, spec.tty, spec.memory, spec.isolation_min, is_host, keeper,
+        )  # fmt: skip
         able = self._answers.get(question)
         if able is None:
             able = self._answers[question] = self._able(spec, root)
@@ -178,6 +187,8 @@ class Registry:
         candidates = self._named(spec.runtime)
         able: list[Choice] = []
         for runtime in candidates:
+            if spec.memory and not reaches(WITHOUT_USERNS, spec.isolation_min):
+                continue
             reached, demand = way_of(self._reports[runtime.name], spec.isolation_min)
             if reached and not missing(runtime, spec, root):
                 able.append(Choice(runtime, demand, "auto: the only one here that can"))
@@ -220,6 +231,7 @@ class Registry:
             if lacks := missing(runtime, spec, root):
                 return UnsupportedError(
                     f"the runtime {runtime.name} cannot do this: {', '.join(lacks)}",
+                    hint=_HINTS.get(lacks[0]),
                     details={"missing": lacks, "runtime": runtime.name},
                 )
         by_name = (

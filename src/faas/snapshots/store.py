@@ -8,7 +8,7 @@ same snapshots. A snapshot is never changed; removing one is refused while a chi
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -107,6 +107,9 @@ class SnapshotStore:
         self._records: dict[SnapshotId, SnapshotRecord] = {}
         self._held: Counter[Digest] = Counter()
         self._manifests: OrderedDict[Digest, Manifest] = OrderedDict()
+        self._unsettled: dict[SnapshotId, Callable[[], Awaitable[None]]] = {}
+        self._announced: dict[str, SnapshotId] = {}
+        """Other names of those."""
 
     async def start(self) -> None:
         """Make the chunk index anew from the manifests when it is empty."""
@@ -167,6 +170,24 @@ class SnapshotStore:
                 info, trees, packs, stored=stored, snapshot_id=snapshot_id, alias=alias
             )
 
+    def announce(
+        self, record: SnapshotRecord, *, alias: str | None, settle: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Show a snapshot that is durable elsewhere on this machine and on its way in here.
+
+        Whoever needs its manifest has `settle` awaited first, which commits it under its id.
+        """
+        self._records[record.id] = record
+        self._unsettled[record.id] = settle
+        if alias is not None:
+            self._announced[alias] = record.id
+
+    async def _settled(self, record: SnapshotRecord) -> SnapshotRecord:
+        settle = self._unsettled.get(record.id)
+        if settle is not None:
+            await settle()
+        return self._records.get(record.id, record)
+
     async def get(self, reference: str, *, tenant: TenantId | None = None) -> SnapshotRecord:
         """Find a snapshot by its id, or by the id of the execution it was taken from.
 
@@ -182,7 +203,8 @@ class SnapshotStore:
         self, *, tenant: TenantId | None = None, limit: int = 50, before: str | None = None
     ) -> list[SnapshotRecord]:
         """Newest first."""
-        names = [n.removeprefix(f"{_KIND}/") for n in await self._refs.list(_KIND)]
+        names = {n.removeprefix(f"{_KIND}/") for n in await self._refs.list(_KIND)}
+        names |= self._unsettled.keys()
         found: list[SnapshotRecord] = []
         for name in sorted(names, reverse=True):
             if before is not None and name >= before:
@@ -201,7 +223,7 @@ class SnapshotStore:
         Raises:
             ConflictError: a child of it lives.
         """
-        record = await self.get(reference, tenant=tenant)
+        record = await self._settled(await self.get(reference, tenant=tenant))
         children = [r.id for r in await self._all_records() if r.parent == record.id]
         if children:
             raise ConflictError(
@@ -215,6 +237,7 @@ class SnapshotStore:
             with suppress(NotFoundError, InvalidArgumentError):
                 if (await self._refs.get(f"{_ALIAS}/{record.source}")).decode() == record.id:
                     await self._refs.delete(f"{_ALIAS}/{record.source}")
+        self._announced = {name: at for name, at in self._announced.items() if at != record.id}
 
     async def describe(
         self,
@@ -225,9 +248,8 @@ class SnapshotStore:
         tags: tuple[str, ...],
     ) -> SnapshotRecord:
         """Say by what it is to be known; its content never changes."""
-        record = msgspec.structs.replace(
-            await self._find(reference), name=name, description=description, tags=tags
-        )
+        record = await self._settled(await self._find(reference))
+        record = msgspec.structs.replace(record, name=name, description=description, tags=tags)
         await self._write_record(record)
         return record
 
@@ -329,7 +351,7 @@ class SnapshotStore:
         """Keep the bytes of a snapshot while something is read from it or made over it, even when
         it is removed meanwhile; None when there is none of that name."""
         try:
-            record = None if reference is None else await self._find(reference)
+            record = None if reference is None else await self._settled(await self._find(reference))
         except SnapshotNotFoundError:
             record = None
         if record is None:
@@ -435,8 +457,10 @@ class SnapshotStore:
     async def _write_record(self, record: SnapshotRecord) -> None:
         await self._refs.put(f"{_KIND}/{record.id}", msgspec.json.encode(record))
         self._records[record.id] = record
+        self._unsettled.pop(record.id, None)
 
     async def _find(self, reference: str) -> SnapshotRecord:
+        reference = self._announced.get(reference, reference)
         known = self._records.get(SnapshotId(reference))
         if known is not None:
             return known
@@ -458,6 +482,7 @@ class SnapshotStore:
         return [await self._find(name) for name in names]
 
     async def _read_manifest(self, record: SnapshotRecord) -> Manifest:
+        record = await self._settled(record)
         known = self._manifests.get(record.manifest)
         if known is None:
             data = await self._needed(record.manifest)
