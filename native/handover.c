@@ -2,6 +2,7 @@
 #include "handover.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
@@ -40,7 +41,7 @@ void close_all_but(const int *kept, unsigned count) {
         if (next > low) kernel_close_range((unsigned)low, (unsigned)next - 1);
         low = next + 1;
     }
-    kernel_close_range((unsigned)low, ~0U);
+    kernel_close_range((unsigned)low, INT_MAX);
 }
 
 bool handover_is_sealed(void) {

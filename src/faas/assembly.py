@@ -132,6 +132,21 @@ def open_provider(
     )
 
 
+@asynccontextmanager
+async def open_engine_images(settings: Settings) -> AsyncGenerator[ImageShelf]:
+    """Open the images of the Docker Engine, without a gateway.
+
+    Raises:
+        RuntimeUnavailableError: there is no Engine, or it does not answer.
+    """
+    from faas.docker.runtime import engine_shelf  # noqa: PLC0415  only for those who ask for it
+
+    place = settings.data_dir.expanduser().absolute()
+    context = RuntimeContext(place, place, "cli", _runtime_options(settings))
+    async with engine_shelf(context) as shelf:
+        yield shelf
+
+
 def _shelves(registry: Registry) -> dict[str, ImageShelf]:
     """The images of each runtime that keeps any and works now."""
     found: dict[str, ImageShelf] = {}

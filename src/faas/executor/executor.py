@@ -322,6 +322,21 @@ class PlatformExecutor:
             raise WrongStateError("the execution has ended")
         return await feed(active, data, offset=offset, is_last=is_last, clock=self._clock)
 
+    async def resize_terminal(
+        self, execution_id: ExecutionId, principal: Principal, *, rows: int, columns: int
+    ) -> None:
+        """Change the size of a command's terminal.
+
+        Raises:
+            WrongStateError: it has none, or does not run.
+        """
+        active = self._find_active(execution_id, principal)
+        if active is None:
+            self._stored(execution_id, principal)
+        if active is None or active.process is None or not active.entry.spec.tty:
+            raise WrongStateError("there is no terminal that runs")
+        await active.process.resize(rows=rows, columns=columns)
+
     def logs(self, execution_id: ExecutionId, principal: Principal) -> ExecutionLogs:
         """Open the output of an execution."""
         active = self._find_active(execution_id, principal)

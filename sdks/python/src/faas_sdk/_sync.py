@@ -445,7 +445,8 @@ class SyncFaaSClient:
         """Start a long-lived instance.
 
         `more` are further fields of the request: `snapshot_id`, `disk_mb`, `env_vars`,
-        `working_dir`, `ttl_seconds`, `idle_seconds`, `idle_action`, `lease_seconds`.
+        `working_dir`, `ttl_seconds`, `idle_seconds`, `idle_action`, `lease_seconds`,
+        `isolation`.
         """
         body = {"image": image, "name": name, "cpu_cores": cpu_cores, "memory_mb": memory_mb}
         return object_of(self._post("/api/v1/instances", present({**body, **more})))
