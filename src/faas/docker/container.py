@@ -14,7 +14,7 @@ from typing import Any
 from faas.docker.seccomp import profile
 from faas.docker.settings import DockerSettings
 from faas.model import Limits
-from faas.sandbox.protocols import SandboxSpec
+from faas.sandbox.protocols import RootFilesystem, SandboxSpec
 
 HOME = "/.faas"
 AGENT = "/.faas/agent"
@@ -52,6 +52,11 @@ _WRITABLE = {
     "/root": "700",
     "/workspace": "777",
 }
+
+
+def writable_places(root: RootFilesystem) -> tuple[str, ...]:
+    """Where a command may write what is worth keeping: all but `/run`."""
+    return tuple(dict.fromkeys((*(path for path in _WRITABLE if path != "/run"), *root.volumes)))
 
 
 def container_name(tag: str, sandbox_id: str) -> str:

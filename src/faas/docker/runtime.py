@@ -33,6 +33,7 @@ from faas.docker.container import (
     container_name,
     resources,
     socket_owner,
+    writable_places,
 )
 from faas.docker.credentials import DockerLogins
 from faas.docker.engine_images import EngineImages
@@ -123,10 +124,13 @@ class DockerRuntime:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        able = {Capability.ADOPT, Capability.TTY}
+        able = {Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT}
         if not self._settings.is_copied:
             able.add(Capability.PORTS)
         return frozenset(able | ({Capability.EGRESS} if self._has_egress else set()))
+
+    def writable(self, root: RootFilesystem) -> tuple[str, ...]:
+        return writable_places(root)
 
     @property
     def _has_egress(self) -> bool:
