@@ -59,7 +59,7 @@ class Commands:
             case ExecCommand():
                 await self._exec(command)
             case CheckpointCommand():
-                return self._checkpoint(command.name)
+                return self._checkpoint(command)
             case StopCommand():
                 return self._stop()
             case _:
@@ -148,15 +148,19 @@ class Commands:
             "started_at": record.changed_at,
         }
 
-    async def _checkpoint(self, name: str | None) -> None:
-        executor = self._door.executor
+    async def _checkpoint(self, command: CheckpointCommand) -> None:
+        executor, name = self._door.executor, command.name
         if self._place.instance_id is not None:
             reference = self._place.instance_id
             info = executor.instances.describe(reference, self._principal, name=name)
-            made = await executor.instances.snapshot(reference, self._principal, info)
+            made = await executor.instances.snapshot(
+                reference, self._principal, info, memory=command.memory
+            )
         else:
             reference = self._place.execution_id or ""
-            made = await executor.origins.snapshot_of(reference, self._principal, Wanted(name=name))
+            wanted = Wanted(name=name)
+            keep = executor.origins.memory_of if command.memory else executor.origins.snapshot_of
+            made = await keep(reference, self._principal, wanted)
         await self._tell(
             CustomEvent(
                 "checkpoint_created",

@@ -101,8 +101,9 @@ class GetStateCommand(Struct, frozen=True, tag_field="type", tag="get_state"):
 
 
 class CheckpointCommand(Struct, frozen=True, tag_field="type", tag="checkpoint"):
-    """Keep its files as a snapshot."""
+    """Keep its files as a snapshot, with `memory` its processes too."""
 
+    memory: bool = False
     name: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
 
 
