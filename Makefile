@@ -61,7 +61,7 @@ spec: ## write the generated specifications anew
 	@$(PY) scripts/generate_spec.py
 
 bench: setup ## measure, side by side with others
-	@$(PY) -m benchmarks $(name)
+	@eval "$$(bash scripts/bench_setup.sh)" && $(PY) -m benchmarks $(name)
 
 wheel: ## build the wheel for this platform
 	@$(PY) -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .

@@ -192,7 +192,12 @@ def gateway(
     """Start `faas serve` on a free port with a data directory of its own; stop it by its id."""
     port = free_port()
     data_dir = data_dir or Path(tempfile.mkdtemp(prefix="faas-bench-"))
-    env = {k: v for k, v in os.environ.items() if not k.startswith("FAAS_")}
+    # What the peers need is not for the gateway: neither their packages nor their Engine.
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("FAAS_") and name not in {"PYTHONPATH", "DOCKER_HOST"}
+    }
     env |= {"FAAS_PORT": str(port), "FAAS_DATA_DIR": str(data_dir), "FAAS_LOG_LEVEL": "warning"}
     env |= {f"FAAS_{name.upper()}": str(value) for name, value in settings.items()}
     command = [*prefix, sys.executable, "-m", "faas", "serve"]

@@ -2,6 +2,7 @@
 #ifndef FAAS_KERNEL_H
 #define FAAS_KERNEL_H
 
+#include <errno.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -33,9 +34,13 @@ struct kernel_clone_args {
 };
 #define KERNEL_CLONE_INTO_CGROUP 0x200000000ULL
 
+/* walk.c */
+int walk_open(int directory, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
+
 static inline int kernel_open(int directory, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve) {
     struct kernel_open_how how = {flags, mode, resolve};
-    return (int)syscall(437, directory, path, &how, sizeof how);
+    int fd = (int)syscall(437, directory, path, &how, sizeof how);
+    return fd < 0 && errno == ENOSYS ? walk_open(directory, path, flags, mode, resolve) : fd;
 }
 static inline int kernel_open_tree(int directory, const char *path, unsigned flags) {
     return (int)syscall(428, directory, path, flags);

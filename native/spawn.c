@@ -3,6 +3,7 @@
 #include "spawn.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -73,7 +74,7 @@ BORROWED static int child(void *argument) {
     for (int i = 0; i < 3; i++)
         if (dup2(spawn->fds[i], i) < 0) return fail(spawn, SPAWN_FORK);
     if (spawn->is_tty && ioctl(0, TIOCSCTTY, 0) < 0) return fail(spawn, SPAWN_TERMINAL);
-    if (syscall(SYS_close_range, 3, ~0U, 0) < 0) return fail(spawn, SPAWN_FORK);
+    if (syscall(SYS_close_range, 3, INT_MAX, 0) < 0) return fail(spawn, SPAWN_FORK);
     if (!become_user(spawn)) return fail(spawn, SPAWN_USER);
     /* As the user: a directory it may not enter is not entered. */
     if (chdir(spawn->directory) < 0) return fail(spawn, SPAWN_DIRECTORY);

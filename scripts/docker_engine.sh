@@ -4,7 +4,8 @@
 # address for DOCKER_HOST, and gives dockerd the arguments when it starts one; `stop` ends it by its
 # pid; both twice without harm. `install` gets the parts from Debian.
 # The directory is FAAS_TEST_DOCKER, by default .faas/docker; the name of the bridge and its subnet
-# follow from it, so any number of Engines live side by side. Needs root.
+# follow from it, so any number of Engines live side by side. `--userns-remap=nobody:nogroup` works
+# without a line of ours in the machine's /etc/subuid. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,6 +23,7 @@ install_parts() {
     local missing=()
     command -v dockerd >/dev/null || missing+=(docker.io)
     command -v crun >/dev/null || missing+=(crun)
+    command -v runsc >/dev/null || missing+=(runsc)
     command -v ip >/dev/null || missing+=(iproute2)
     [[ ${#missing[@]} -eq 0 ]] && return 0
     [[ $EUID -eq 0 ]] || fail "missing: ${missing[*]}" "apt-get install ${missing[*]}"
@@ -79,14 +81,27 @@ make_bridge() {
 }
 
 launch() { # ARGUMENT… for dockerd
+    local common=(--host "unix://$socket" --pidfile "$pid_file" --data-root "$where/data"
+        --exec-root "$where/exec" --bridge "$bridge" --iptables=false --ip-masq=false
+        --log-level warn)
+    if [[ " $* " == *" --live-restore "* ]]; then
+        # Containers that outlive it are found again only among the same mounts; so without crun.
+        setsid dockerd "${common[@]}" "$@" </dev/null >"$where/log" 2>&1 9>&- &
+        return
+    fi
+    # gVisor: the agent listens on a socket of the host; the rest as its old version in Debian 12 needs it.
+    printf '#!/bin/sh\nexec "%s" --network=none --ignore-cgroups --host-uds=all "$@"\n' \
+        "$(command -v runsc)" >"$where/runsc"
+    chmod +x "$where/runsc"
     # In a mount namespace of its own without the empty cgroup2 beside cgroup1, which crun refuses.
+    printf '%s\n' nobody:1500000000:65536 nogroup:1500000000:65536 >"$where/subids"
     # shellcheck disable=SC2016
-    setsid unshare --mount --propagation private sh -c '
+    SUBIDS=$where/subids setsid unshare --mount --propagation private sh -c '
         if [ -d /sys/fs/cgroup/memory ]; then umount /sys/fs/cgroup/unified 2>/dev/null; fi
+        for file in /etc/subuid /etc/subgid; do [ ! -e $file ] || mount --bind "$SUBIDS" $file; done
         exec "$@"' sh \
-        dockerd --host "unix://$socket" --pidfile "$pid_file" --data-root "$where/data" \
-        --exec-root "$where/exec" --bridge "$bridge" --iptables=false --ip-masq=false \
-        --add-runtime "crun=$(command -v crun)" --log-level warn "$@" \
+        dockerd "${common[@]}" --add-runtime "crun=$(command -v crun)" \
+        --add-runtime "runsc=$where/runsc" "$@" \
         </dev/null >"$where/log" 2>&1 9>&- &
 }
 
@@ -101,6 +116,7 @@ stop() {
         is_ours "$pid" && kill -9 "$pid"
     fi
     ip link del "$bridge" 2>/dev/null || true
+    if mountpoint -q "$where/data"; then umount "$where/data" || true; fi
 }
 
 case ${1:-} in

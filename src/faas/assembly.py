@@ -8,9 +8,11 @@ it stops everything in reverse. Commands that still run then are left to the nex
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from faas.blobs import open_refs, open_store
+from faas.caches import CacheBounds
 from faas.cleanup import Cleanup
 from faas.clock import Clock, SystemClock
 from faas.config import Settings, aws_variables
@@ -21,10 +23,19 @@ from faas.executor.executor import PlatformExecutor
 from faas.executor.recovery import RecoveryReport
 from faas.executor.result_cache import CacheLimits
 from faas.executor.settings import ExecutorSettings, Retention
-from faas.images import ImageStore, TreesInUse, UnpackLimits
+from faas.images import (
+    ClosedImages,
+    ImageProvider,
+    ImagePuller,
+    ImageStore,
+    PullRules,
+    TreesInUse,
+    UnpackLimits,
+)
 from faas.metrics import Metrics
 from faas.model import Limits
 from faas.sandbox.fake import FakeRuntime, NoopRuntime
+from faas.sandbox.image_keeper import ImageShelf, KeepsImages
 from faas.sandbox.protocols import Runtime
 from faas.sandbox.registry import Registry, RuntimeContext, installed_runtimes
 from faas.snapshots import SnapshotStore
@@ -41,7 +52,7 @@ class Platform:
     data_dir: DataDir
     executor: PlatformExecutor
     registry: Registry
-    images: ImageStore
+    images: ImageProvider
     events: EventBus
     metrics: Metrics
     recovered: RecoveryReport
@@ -63,10 +74,11 @@ async def open_platform(
         cleanup.push(data_dir.release)
         events, metrics = EventBus(), Metrics()
         metrics.listen(events)
-        images = open_images(settings, data_dir.images_dir)
-        images.reclaim()
-        TreesInUse(images).listen(events)
+        store = open_images(settings, data_dir.images_dir)
+        store.reclaim()
+        TreesInUse(store).listen(events)
         registry = open_registry(settings, data_dir, clock=clock, events=events)
+        images = open_provider(settings, store, registry=registry, clock=clock, events=events)
         snapshots = open_snapshots(settings, data_dir.path / "snapshots", clock=clock)
         cleanup.push(snapshots.aclose)
         await snapshots.start()
@@ -87,6 +99,30 @@ def open_images(settings: Settings, directory: Path) -> ImageStore:
     """Open the image store in `directory`."""
     limits = UnpackLimits(bytes_max=settings.image_bytes_max)
     return ImageStore(directory, settings.image_aliases, limits=limits)
+
+
+def open_provider(
+    settings: Settings, store: ImageStore, *, registry: Registry, clock: Clock, events: EventBus
+) -> ImageProvider:
+    """Join the store with the images that runtimes keep."""
+    return ImageProvider(
+        store,
+        puller=ImagePuller(store, timeout_seconds=settings.pull_seconds_max),
+        shelves=partial(_shelves, registry),
+        closed=ClosedImages(store.directory / "closed.json"),
+        events=events,
+        rules=PullRules(settings.pull_registries, settings.pull_seconds_max),
+        clock=clock,
+    )
+
+
+def _shelves(registry: Registry) -> dict[str, ImageShelf]:
+    """The images of each runtime that keeps any and works now."""
+    found: dict[str, ImageShelf] = {}
+    for runtime in registry.available():
+        if isinstance(runtime, KeepsImages) and (shelf := runtime.shelf) is not None:
+            found[runtime.name] = shelf
+    return found
 
 
 def open_snapshots(
@@ -139,6 +175,10 @@ def _runtime_options(settings: Settings) -> dict[str, str]:
         "pool_max": str(settings.pool_max),
         "docker_host": settings.docker_address,
         "docker_oci_runtime": settings.docker_oci_runtime,
+        "docker_tls": "1" if settings.docker_is_tls else "",
+        "docker_certificates": str(settings.docker_certificates),
+        "docker_config": str(settings.docker_config),
+        "docker_agent": settings.docker_agent,
         "egress_dns": ",".join(settings.egress_dns),
         "criu_prefix": str(Path(settings.criu_prefix or settings.data_dir / "criu").absolute()),
     }
@@ -183,6 +223,10 @@ def _executor_settings(settings: Settings, data_dir: DataDir) -> ExecutorSetting
         ledger_synchronous="full" if settings.ledger_sync == "full" else "normal",
         cache=CacheLimits(
             bytes_max=settings.cache_bytes_max, ttl_seconds=float(settings.cache_seconds_max)
+        ),
+        dependency_caches=CacheBounds(
+            tenant_bytes_max=settings.dependency_cache_mb << 20,
+            bytes_max=settings.dependency_cache_total_mb << 20,
         ),
         cache_verify_share=settings.cache_verify_share,
         parked_max=settings.parked_max,

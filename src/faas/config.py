@@ -55,6 +55,11 @@ def _default_data_dir() -> Path:
     return Path.home() / ".local" / "share" / "faas"
 
 
+def _docker_home() -> Path:
+    place = os.environ.get("DOCKER_CONFIG")
+    return Path(place) if place else Path.home() / ".docker"
+
+
 def _setting(
     default: T | Callable[[], T],
     why: str,
@@ -108,6 +113,37 @@ class Settings:
     )
     docker_oci_runtime: str = _setting(
         "", "OCI runtime the Docker Engine is to use; empty is crun where it has it."
+    )
+    docker_tls_verify: bool = _setting(
+        False,  # noqa: FBT003
+        "Speak TLS with a tcp:// Engine and check its certificate; also by DOCKER_TLS_VERIFY.",
+    )
+    docker_cert_path: str = _setting(
+        "",
+        "Directory of ca.pem, cert.pem and key.pem; empty is DOCKER_CERT_PATH, else ~/.docker.",
+    )
+    docker_agent: str = _setting(
+        "auto",
+        "How the agent gets into containers: `bind` from this machine, `copy` to a remote Engine.",
+        choices=("auto", "bind", "copy"),
+    )
+    pull_policy: str = _setting(
+        "missing",
+        "When a request that does not say fetches its image: if it is not here, always, or never.",
+        choices=("missing", "always", "never"),
+    )
+    pull_registries: tuple[str, ...] = _setting(
+        ("*",),
+        "Registries that requests may pull from; `*` is all but addresses and this machine.",
+    )
+    pull_seconds_max: float = _setting(
+        900.0, "Longest that fetching one image may take.", at_least=1
+    )
+    build_seconds_max: float = _setting(
+        1800.0, "Longest that building one image may take.", at_least=1
+    )
+    build_bytes_max: int = _setting(
+        1 << 30, "Largest context that an image may be built from.", at_least=1024
     )
     criu_prefix: str = _setting(
         "",
@@ -199,6 +235,14 @@ class Settings:
     cache_seconds_max: int = _setting(
         86_400, "Age at which a cached result is no answer any more.", at_least=1
     )
+    dependency_cache_mb: int = _setting(
+        1024,
+        "MiB of what pip, npm, cargo and go fetched kept for each tenant; 0 keeps none.",
+        at_least=0,
+    )
+    dependency_cache_total_mb: int = _setting(
+        8192, "The same for all tenants together; the least lately used goes.", at_least=0
+    )
     cache_verify_share: float = _setting(
         0.0,
         "Share of cached answers that are run all the same and compared.",
@@ -249,6 +293,22 @@ class Settings:
     def docker_address(self) -> str:
         """The Docker Engine's address; empty when only its usual socket is left to try."""
         return self.docker_host or os.environ.get("DOCKER_HOST", "")
+
+    @property
+    def docker_is_tls(self) -> bool:
+        """Whether a tcp:// Engine is spoken to by TLS."""
+        return self.docker_tls_verify or bool(os.environ.get("DOCKER_TLS_VERIFY"))
+
+    @property
+    def docker_certificates(self) -> Path:
+        """Where the certificates for the Engine are."""
+        place = self.docker_cert_path or os.environ.get("DOCKER_CERT_PATH")
+        return Path(place) if place else _docker_home()
+
+    @property
+    def docker_config(self) -> Path:
+        """Docker's own file of registries and their credentials."""
+        return _docker_home() / "config.json"
 
     @property
     def exposed_url(self) -> str:

@@ -133,6 +133,10 @@ class ExecutionSpec:
     isolation_min: str | None = None
     """The least rung of `faas.sandbox.isolation` accepted; refused where nothing reaches it."""
     cache_key: str | None = None
+    caches: tuple[str, ...] = ()
+    """Dependency caches of its tenant put in before the command: `pip`, `npm`, `cargo`, `go`."""
+    cache_write: bool = True
+    """Whether what the command adds to them is kept for the tenant's next runs."""
     snapshot_id: str | None = None
     branch_from: str | None = None
     memory: bool = False
@@ -169,6 +173,20 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheReport:
+    """What came of one dependency cache after a run."""
+
+    name: str
+    added: int = 0
+    """Files that were new and are kept."""
+    added_bytes: int = 0
+    refused: int = 0
+    """Links, devices and the like, which are never kept."""
+    problem: str | None = None
+    """Why nothing was kept."""
+
+
+@dataclass(frozen=True, slots=True)
 class ExecutionResult:
     """How a command ended, and what it said."""
 
@@ -194,6 +212,7 @@ class ExecutionResult:
     snapshot_id: str | None = None
     runtime_reason: str = ""
     """Why it ran on `runtime_used`."""
+    caches: tuple[CacheReport, ...] = ()
 
     @property
     def stdout_truncated(self) -> bool:

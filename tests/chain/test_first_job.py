@@ -2,15 +2,17 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
-from tests.chain.operating import PATIENCE_SECONDS
+from tests.chain.operating import PATIENCE_SECONDS, OperatorProcess
 
 from faas.chain.dev import deploy, find_anvil, read_dev_chain, run_anvil
-from faas_sdk.tangle import PRESETS
+from faas_sdk.tangle import PRESETS, TangleClient
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -78,3 +80,28 @@ async def test_chain_operator_and_example_run_as_the_pages_say(forge_build, tmp_
         "still here",
     ):
         assert line in shown
+
+
+BLOCKS = re.findall(r"```py\n(.*?)```", (ROOT / "sdks/python/README.md").read_text(), re.DOTALL)
+
+
+async def test_the_examples_of_the_sdks_readme_run(forge_build, tmp_path, capsys):
+    assert len(BLOCKS) == 2
+    async with run_anvil(find_anvil(), port=0) as url:
+        chain = await deploy(url)
+        operator = OperatorProcess(chain, tmp_path)
+        await operator.start()
+        try:
+            async with TangleClient(chain.ws_url) as client:
+                for block in BLOCKS:
+                    code = block.replace("ws://localhost:9944", chain.ws_url)
+                    names = {}
+                    exec("async def example(client):\n" + textwrap.indent(code, "    "), names)
+                    async with asyncio.timeout(PATIENCE_SECONDS):
+                        await names["example"](client)
+        finally:
+            await operator.kill()
+    shown = capsys.readouterr().out
+    assert "0 b'Hello from the chain!\\n'" in shown
+    assert chain.operators[0].address in shown
+    assert "command_failed" in shown

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from faas.chain.contract import Contracts
+from faas.chain.contract import Contracts, Tangle
 from faas.chain.dev import deploy, dev_account, find_anvil, run_anvil
 from faas.chain.rpc import Node
 from faas.chain.surroundings import Expected, look, refuse_bad
@@ -69,3 +69,36 @@ async def test_operator_refuses_to_start_with_a_bad_finding(contracts):
     with pytest.raises(InvalidConfigError) as raised:
         refuse_bad(found)
     assert "not 1" in str(raised.value.details["problems"])
+
+
+RETURNS_14_WORDS = "0x6101c06000f3"
+
+
+async def test_tangle_whose_structs_have_another_layout_is_told(contracts, chain):
+    """An ABI that moved decodes silently into wrong fields; so its size is looked at."""
+    await contracts.node.request("anvil_setCode", dev_account(9).address, RETURNS_14_WORDS)
+    drifted = replace(contracts, tangle=dev_account(9).address)
+    found = await look(drifted, Expected(), SystemClock())
+    [layout] = [finding for finding in found if finding.name == "layout"]
+    assert not layout.is_ok
+    assert "not 416" in layout.detail
+
+
+async def test_newest_submission_is_compared_with_its_call(contracts, chain):
+    from tests.chain.operating import User
+
+    user = User(chain)
+    await user.echo("hi")
+    await user.node.aclose()
+    found = await look(contracts, Expected(), SystemClock())
+    assert [finding for finding in found if not finding.is_ok] == []
+    # The same event with the job indexed, as the published ABI has it, and nothing behind it.
+    emitter = dev_account(10).address
+    topic = Tangle.JOB_SUBMITTED.topic.hex()
+    code = "6000600060006000" + "7f" + topic + "60006000a4" + "00"
+    await contracts.node.request("anvil_setCode", emitter, "0x" + code)
+    fields = {"from": chain.user.address, "to": emitter}
+    await contracts.node.request("eth_sendTransaction", fields)
+    found = await look(replace(contracts, tangle=emitter), Expected(), SystemClock())
+    layout = [finding.detail for finding in found if finding.name == "layout"]
+    assert "4 topics, not 3" in str(layout) or "refused" in str(found)

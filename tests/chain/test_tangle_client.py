@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import re
 
 import pytest
 from tests.chain.operating import PATIENCE_SECONDS, OperatorProcess, User
 
 from faas.chain.dev import deploy, find_anvil, run_anvil
-from faas_sdk import ResourceExhaustedError
+from faas_sdk import InvalidArgumentError, ResourceExhaustedError, UnavailableError
 from faas_sdk._errors import IdempotencyConflictError
 from faas_sdk.tangle import (
     DeadlineNotReachedError,
@@ -18,6 +19,7 @@ from faas_sdk.tangle import (
     JobStatus,
     NoOperatorFreeError,
     NotPermittedCallerError,
+    QuoteRefusedError,
     ResultPendingError,
     SyncTangleClient,
     TangleClient,
@@ -302,6 +304,56 @@ async def test_stuck_transaction_is_outbid(user, file):
                 await user.node.request("evm_mine")
                 await asyncio.sleep(0.1)
         assert (await submitting).call_id == 0
+
+
+async def test_sealed_job_shows_its_secrets_to_the_operators_alone(both, client, user):
+    result = await client.execute_function(
+        "", ["cat"], {"TOKEN": "env-secret"}, b"payload-secret", sealed=True
+    )
+    assert result.result == b"payload-secret"
+    head = await user.node.head()
+    entries = await user.node.logs(
+        client.calls.contracts.tangle, (), first=0, last=head.block.number
+    )
+    assert entries
+    assert not any(b"secret" in entry.data for entry in entries)
+
+
+async def test_job_whose_box_is_stolen_does_not_open_for_another(both, client, file):
+    """Somebody copies the bytes from the chain into a call that prints them."""
+    sealed = await client.seal(ExecuteFunction("", ("true",), payload=b"secret"))
+    stolen = ExecuteFunction("", ("cat",), payload=sealed.call.payload)
+    with pytest.raises(JobFailedError) as raised:
+        await (await client.submit_job(stolen)).result(PATIENCE_SECONDS)
+    assert raised.value.failure_code == "invalid_argument"
+
+
+async def test_any_bytes_are_data_also_those_that_look_like_a_form(both, client):
+    for data in (b"\xfffaas1\x02box", b"\xfffaas1", b"\xff"):
+        assert (await client.execute_function("", ["cat"], payload=data)).result == data
+
+
+async def test_quoted_job_is_paid_for_and_done_by_who_signed(client, operator, user):
+    await operator.start("--quote-port", "0", "--price-wei", "500")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not (found := re.search(r"listening on (http://\S+)", operator.said())):
+            await asyncio.sleep(0.05)
+    nobody = "http://127.0.0.1:9"
+    [quote] = await client.quote(ECHO, [nobody, found.group(1)])
+    assert quote.price == 500
+    assert quote.operator == operator.chain.operators[0].address
+    with pytest.raises(InvalidArgumentError):
+        await client.submit_from_quote(ExecuteFunction("", ("echo", "other")), [quote])
+    handle = await client.submit_from_quote(ECHO, [quote])
+    result = await handle.result(PATIENCE_SECONDS)
+    assert (result.result, result.operator) == (b"hi\n", quote.operator)
+    call = await client.get_job_call(handle.call_id)
+    assert (call.is_quoted, call.payment) == (True, 500)
+    with pytest.raises(QuoteRefusedError) as raised:
+        await client.submit_from_quote(ECHO, [quote])
+    assert raised.value.revert == "QuoteAlreadyUsed"
+    with pytest.raises(UnavailableError):
+        await client.quote(ECHO, [nobody])
 
 
 async def test_client_without_async_is_the_same(both, file):

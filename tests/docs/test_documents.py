@@ -17,6 +17,7 @@ SHOWN = [
     ROOT / "README.md",
     ROOT / "docs/tutorial/first-run.md",
     ROOT / "docs/how-to/instances.md",
+    ROOT / "docs/how-to/ports.md",
 ]
 
 

@@ -6,6 +6,8 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,14 @@ from faas.images import ImageStore
 REPOSITORY = Path(__file__).parents[2]
 
 
-def script(name: str, *arguments: str) -> str:
+def script(name: str, *arguments: str, **environment: str) -> str:
     """Run one of the project's scripts and return the last line it printed."""
     argv = [str(REPOSITORY / "scripts" / name), *arguments]
-    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False, cwd=REPOSITORY)
+    env = os.environ | environment
+    done = subprocess.run(argv, stdout=-1, text=True, check=False, cwd=REPOSITORY, env=env)
     if done.returncode != 0:
         pytest.skip(f"scripts/{name} {' '.join(arguments)} failed")
-    return done.stdout.strip().splitlines()[-1]
+    return (done.stdout.strip() or name).splitlines()[-1]
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +33,30 @@ def docker_engine() -> str:
     if os.geteuid() != 0:
         pytest.skip("needs root")
     return script("docker_engine.sh", "start")
+
+
+@pytest.fixture(scope="session")
+def remapping_engine() -> Iterator[str]:
+    """An Engine that remaps user ids; it ends with the tests."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with another_engine("remap", "--userns-remap=nobody:nogroup") as address:
+        yield address
+
+
+@contextmanager
+def another_engine(name: str, *arguments: str) -> Iterator[str]:
+    """An Engine beside the usual one, with arguments of its own."""
+    where = {"FAAS_TEST_DOCKER": str(engine_directory() / name)}
+    try:
+        yield script("docker_engine.sh", "start", *arguments, **where)
+    finally:
+        script("docker_engine.sh", "stop", **where)
+
+
+def engine_directory() -> Path:
+    """Where the usual Engine lives; others live below it."""
+    return Path(os.environ.get("FAAS_TEST_DOCKER") or REPOSITORY / ".faas" / "docker")
 
 
 @pytest.fixture(scope="session")

@@ -44,3 +44,50 @@ def test_a_life_of_an_instance_without_async(gateway: FakeGateway, tmp_path: Pat
         faas.start_instance(instance)
         assert faas.read_file(instance, "/workspace/f") == b"text"
         faas.delete_instance(instance)
+
+
+async def test_ports_leases_and_limits(gateway: FakeGateway) -> None:
+    async with FaaSClient(gateway.url) as faas:
+        instance = (await faas.create_instance(memory_mb=64, lease_seconds=60))["id"]
+        exposed = await faas.expose_port(instance, 8000, token_seconds=60)
+        assert exposed["open_url"].endswith(exposed["token"])
+        assert [one["port"] for one in await faas.list_ports(instance)] == [8000]
+        await faas.close_port(instance, 8000)
+        assert await faas.list_ports(instance) == []
+        assert (await faas.resize_instance(instance, memory_mb=96))["memory_mb"] == 96
+        assert (await faas.renew_lease(instance, None))["lease_until"] is None
+        await faas.delete_instance(instance)
+
+
+async def test_files_are_watched_moved_packed_and_looked_at(gateway: FakeGateway) -> None:
+    async with FaaSClient(gateway.url) as faas:
+        instance = (await faas.create_instance())["id"]
+        seen = []
+        async for event in faas.watch_files(instance, "/workspace"):
+            seen.append(event)
+            if event["event"] == "ready":
+                await faas.write_file(instance, "/workspace/a", b"1")
+            elif event["path"] == "/workspace/a" and event["event"] == "created":
+                await faas.move_file(instance, "/workspace/a", "/workspace/b")
+            elif event["path"] == "/workspace/b":
+                await faas.delete_instance(instance)
+        told = {(e["event"], e.get("path")) for e in seen}
+        assert {("created", "/workspace/a"), ("created", "/workspace/b")} <= told
+        one = (await faas.create_instance())["id"]
+        await faas.make_directory(one, "/workspace/d")
+        await faas.write_file(one, "/workspace/d/f", b"12")
+        assert (await faas.stat_file(one, "/workspace/d/f"))["size_bytes"] == 2
+        tar = await faas.download_archive(one, "/workspace/d")
+        await faas.upload_archive(one, "/workspace/e", tar)
+        assert await faas.read_file(one, "/workspace/e/f") == b"12"
+        await faas.delete_instance(one)
+
+
+def test_many_instances_are_listed_whole(gateway: FakeGateway) -> None:
+    with SyncFaaSClient(gateway.url) as faas:
+        made = sorted((faas.create_instance()["id"] for _ in range(3)), reverse=True)
+        assert [one["id"] for one in faas.list_instances()] == made
+        exposed = faas.expose_port(made[0], 80)
+        assert exposed["port"] == 80
+        for instance in made:
+            faas.delete_instance(instance)

@@ -219,11 +219,14 @@ class Gateway(RuleBasedStateMachine):
         for call in (*self.calls, *self.warmings):
             call.cancel()
         # Their files are written in threads, which take real time.
-        self.do(asyncio.gather(*self.warmings, return_exceptions=True))
+        self.do(self.all_warmed())
         self.calls, self.warmings = [], []
         self.do(asyncio.sleep(0))
         self.used += self.sandboxes_used()
         self.platform = self.do(self.platform.reopen())
+
+    async def all_warmed(self) -> None:
+        await asyncio.gather(*self.warmings, return_exceptions=True)
 
     def times_started(self, execution_id: ExecutionId) -> int:
         argv = self.known[execution_id].spec.argv

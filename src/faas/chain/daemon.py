@@ -28,6 +28,7 @@ from faas.clock import Clock
 from faas.errors import UnavailableError
 
 _BACK_OFF_SECONDS: Final = 1.0
+_AGAIN_SECONDS: Final = 10.0
 _SILENCE_SECONDS: Final = 60.0
 """A node that is not heard of for so long is a problem somebody should look at."""
 _OPEN: Final = (JobState.SEEN, JobState.RUNNING, JobState.RAN, JobState.SENT)
@@ -44,6 +45,8 @@ class DaemonSettings:
     poll_seconds: float = 0.25
     linger_seconds: float = 0.02
     """After a result is there, wait this long for more of them: one transaction carries many."""
+    linger_seconds_crowd: float = 0.1
+    """The same while other jobs run: at 60 jobs a second six results share a transaction."""
     drain_seconds: float = 60.0
     poll_seconds_connected: float = 2.0
     """While a WebSocket tells of new blocks; what it misses is found this much later."""
@@ -94,10 +97,11 @@ class Operator:
         again = self._journal.interrupt_all()
         _log.info("operator started", run_again=again, **self._counts())
         async with asyncio.TaskGroup() as group:
-            loops = [self._feed_loop(), self._send_loop(), self._balance_loop()]
-            loops += [self._approval_loop()] if self._beside.approver else []
-            loops += [self._beside.heartbeat.run()] if self._beside.heartbeat else []
-            loops += [self._beside.heads.run()] if self._beside.heads else []
+            beside = [self._balance_loop]
+            beside += [self._approval_loop] if self._beside.approver else []
+            beside += [self._beside.heartbeat.run] if self._beside.heartbeat else []
+            beside += [self._beside.heads.run] if self._beside.heads else []
+            loops = [self._feed_loop(), self._send_loop(), *map(self._kept, beside)]
             tasks = [group.create_task(loop) for loop in loops]
             await stop.wait()
             await self._drain()
@@ -174,6 +178,8 @@ class Operator:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.poll_seconds_connected):
                     await heads.bell.wait()
+            # Where blocks come by the hundred a second, one look serves many.
+            await self._clock.sleep(self._settings.linger_seconds)
             heads.bell.clear()
 
     async def _approval_loop(self) -> None:
@@ -199,7 +205,11 @@ class Operator:
     async def _send_loop(self) -> None:
         while True:
             await self._worker.ran.wait()
-            await self._clock.sleep(self._settings.linger_seconds)
+            is_crowd = self._worker.running > 0
+            settings = self._settings
+            await self._clock.sleep(
+                settings.linger_seconds_crowd if is_crowd else settings.linger_seconds
+            )
             self._worker.ran.clear()
             await self._tried(self._send)
 
@@ -217,6 +227,18 @@ class Operator:
             self._errors += 1
             _log.warning("the chain or the signer could not be asked", why=str(failure))
             await self._clock.sleep(_BACK_OFF_SECONDS)
+
+    async def _kept(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run what is beside the jobs: whatever happens to it, the jobs go on."""
+        while True:
+            try:
+                await loop()
+            except Exception as failure:  # noqa: BLE001  the jobs are worth more than it
+                self._errors += 1
+                _log.error("something beside the jobs failed and is begun again", why=repr(failure))
+                await self._clock.sleep(_AGAIN_SECONDS)
+            else:
+                return
 
     async def _drain(self) -> None:
         self._is_draining = True

@@ -16,8 +16,6 @@ from typing import Any, Final, cast
 
 import msgspec
 from eth_abi.abi import encode
-from eth_account import Account
-from eth_account.signers.local import LocalAccount
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
@@ -180,9 +178,11 @@ async def deploy(
 
 def dev_account(index: int) -> DevAccount:
     """One of anvil's accounts."""
+    from eth_account import Account  # noqa: PLC0415  slow to import
+
     account = cast("Any", Account)
     account.enable_unaudited_hdwallet_features()
-    made: LocalAccount = account.from_mnemonic(_MNEMONIC, account_path=f"m/44'/60'/0'/0/{index}")
+    made = account.from_mnemonic(_MNEMONIC, account_path=f"m/44'/60'/0'/0/{index}")
     return DevAccount(to_checksum_address(made.address), "0x" + bytes(made.key).hex())
 
 
@@ -255,8 +255,8 @@ def _blueprint_call(manager: str) -> bytes:
 
 
 def _register_call(operator: DevAccount, tangle: str, capacity: int) -> bytes:
-    account: LocalAccount = cast("Any", Account).from_key(operator.key)
-    proof = LocalWallet(account, chain_id=CHAIN_ID).key_proof(tangle=tangle, blueprint=0)
+    secret = bytes.fromhex(operator.key[2:])
+    proof = LocalWallet(secret, chain_id=CHAIN_ID).key_proof(tangle=tangle, blueprint=0)
     inputs = encode(("uint256",), (capacity,))
     return Tangle.REGISTER.encode(0, proof, "http://127.0.0.1", inputs)
 

@@ -9,6 +9,8 @@ import random
 from collections.abc import Callable
 from typing import Final
 
+from eth_utils.address import to_checksum_address
+
 from faas import logs
 from faas.chain.contract import Contracts, Manager, StatusRegistry
 from faas.chain.rpc import NodeRefusedError, RevertedError
@@ -65,7 +67,7 @@ class Heartbeat:
 
     async def beat(self) -> float:
         """Beat once; returns the seconds until the next."""
-        registry = await self._contracts.ask_manager(Manager.STATUS_REGISTRY)
+        registry = to_checksum_address(await self._contracts.ask_manager(Manager.STATUS_REGISTRY))
         if registry == _NOBODY:
             return float(INTERVAL_DEFAULT)
         blueprint = await self._contracts.ask_manager(Manager.BLUEPRINT_ID)
@@ -80,7 +82,7 @@ class Heartbeat:
     async def leave(self) -> None:
         """Say that no more will come."""
         self._is_over = True
-        registry = await self._contracts.ask_manager(Manager.STATUS_REGISTRY)
+        registry = to_checksum_address(await self._contracts.ask_manager(Manager.STATUS_REGISTRY))
         if registry == _NOBODY:
             return
         for service in self._services:

@@ -8,8 +8,6 @@ The signer gives no secrets away, so sealed payloads cannot be opened.
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-from eth_account import Account
-from eth_account.messages import encode_typed_data
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 from hexbytes import HexBytes
@@ -62,6 +60,8 @@ class RemoteWallet:
         if isinstance(answer, dict):  # geth answers with the transaction beside its bytes
             answer = cast("dict[str, Any]", answer).get("raw")
         raw = _bytes(answer)
+        from eth_account import Account  # noqa: PLC0415  slow to import
+
         try:
             signer = cast("Any", Account).recover_transaction(HexBytes(raw))
             is_same = read_transaction(raw) == transaction and signer == self._address
@@ -100,6 +100,9 @@ class RemoteWallet:
             },
         }
         signature = _bytes(await self._ask("eth_signTypedData_v4", self._address, message))
+        from eth_account import Account  # noqa: PLC0415  slow to import
+        from eth_account.messages import encode_typed_data  # noqa: PLC0415
+
         signable = encode_typed_data(full_message=message)
         if cast("Any", Account).recover_message(signable, signature=signature) != self._address:
             raise _wrong()

@@ -7,12 +7,19 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
-from faas.chain.contract import SERVICE_ACTIVE, Contracts, Manager, Tangle
+from eth_abi.exceptions import DecodingError, InsufficientDataBytes
+
+from faas.chain.contract import SERVICE_ACTIVE, Contracts, Manager, Tangle, key_of
 from faas.chain.rpc import RevertedError
 from faas.clock import Clock
 from faas.errors import ChainUnavailableError, InvalidConfigError
 
 INTERFACE_VERSION: Final = 1
+PROTOCOL: Final = "0.19"
+"""The version of Tangle's ABI that this operator decodes."""
+_EVENT_TOPICS: Final = 3
+"""The job's number is not indexed, whatever the published ABI says."""
+_EVENT_BLOCKS: Final = 1000
 _SKEW_SECONDS_MAX: Final = 60
 _BALANCE_MIN: Final = 10**16
 """A hundredth of a coin: some hundred results at usual fees."""
@@ -75,6 +82,7 @@ async def _all(contracts: Contracts, expected: Expected, clock: Clock) -> AsyncI
             return
     yield await _bound(contracts)
     yield await _version(contracts)
+    yield await _layout(contracts)
     if expected.service is not None:
         yield await _service(contracts, expected.service)
     if expected.operator is not None:
@@ -109,6 +117,44 @@ async def _version(contracts: Contracts) -> Finding:
     version = await contracts.ask_manager(Manager.INTERFACE_VERSION)
     is_ok = version == INTERFACE_VERSION
     return Finding("version", is_ok, f"interface {version}", "use the operator of that version")
+
+
+async def _layout(contracts: Contracts) -> Finding:
+    """Whether Tangle's structs and events are those we decode: another order decodes silently."""
+    problems: list[str] = []
+    for function, words in ((Tangle.GET_SERVICE, 13), (Tangle.GET_JOB_CALL, 7)):
+        arguments = (0,) * len(function.types)
+        try:
+            answer = await contracts.node.call(contracts.tangle, function.encode(*arguments))
+        except RevertedError:
+            continue  # there is no service yet
+        if len(answer) != words * 32:
+            problems.append(f"{function.signature} answers {len(answer)} bytes, not {words * 32}")
+    problems += await _event_problems(contracts)
+    detail = "; ".join(problems) or f"as of tnt-core {PROTOCOL}"
+    return Finding("layout", not problems, detail, "use the operator for that version of Tangle")
+
+
+async def _event_problems(contracts: Contracts) -> list[str]:
+    """Look at the newest submission, if there is one in reach, as Tangle's log and as its call."""
+    last = (await contracts.node.head()).block.number
+    topics = (Tangle.JOB_SUBMITTED.topic,)
+    first = max(0, last - _EVENT_BLOCKS)
+    entries = await contracts.node.logs(contracts.tangle, topics, first=first, last=last)
+    if not entries:
+        return []
+    newest = entries[-1]
+    if len(newest.topics) != _EVENT_TOPICS:
+        return [f"JobSubmitted has {len(newest.topics)} topics, not {_EVENT_TOPICS}"]
+    try:
+        job, caller, _inputs = Tangle.JOB_SUBMITTED.decode(newest)
+    except (DecodingError, InsufficientDataBytes, OverflowError):
+        return ["JobSubmitted does not decode"]
+    key = key_of(newest)
+    call = await contracts.ask_tangle(Tangle.GET_JOB_CALL, key.service, key.call)
+    if (call[0], call[1]) != (job, caller):
+        return ["getJobCall tells another job or caller than JobSubmitted"]
+    return []
 
 
 async def _service(contracts: Contracts, service: int) -> Finding:

@@ -3,6 +3,9 @@
 The key is the one that stands for the stake, so it is read from an encrypted keystore (v3) that
 nobody else may read; a bare key is taken on development chains only; `remote_wallet` leaves it in
 another process. Nonces are the sender's.
+
+Signed by libsecp256k1 and RLP directly: eth-account takes half a second to import pairings and
+schemas that nobody here uses. It is loaded for keystores and typed data alone.
 """
 
 import json
@@ -12,21 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
+import rlp  # pyright: ignore[reportMissingTypeStubs]
 from coincurve import PrivateKey
 from eth_abi.abi import encode
-from eth_account import Account
-from eth_account.messages import encode_defunct
-from eth_account.signers.local import LocalAccount
-from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
-from hexbytes import HexBytes
 
 from faas.chain.journal import SignedTransaction
+from faas.chain.signatures import message_hash
 from faas.errors import InvalidConfigError
 
 DEVELOPMENT_CHAINS: Final = frozenset({1337, 31337})
 _BARE_KEY_DIGITS: Final = 64
+_TYPE: Final = b"\x02"
+"""Transactions of EIP-1559."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,27 +95,29 @@ class Wallet(Protocol):
 class LocalWallet:
     """A key in this process."""
 
-    def __init__(self, account: LocalAccount, *, chain_id: int) -> None:
-        self._account = account
+    def __init__(self, secret: bytes, *, chain_id: int) -> None:
+        self._key = PrivateKey(secret)
         self._chain_id = chain_id
+        self._public_key = self._key.public_key.format(compressed=False)
+        self._address = str(to_checksum_address(keccak(self._public_key[1:])[-20:]))
 
     @property
     def address(self) -> str:
         """The account."""
-        return to_checksum_address(self._account.address)
+        return self._address
 
     @property
     def public_key(self) -> bytes:
         """The uncompressed public key, 65 bytes."""
-        key = cast("Any", self._account)._key_obj  # noqa: SLF001  eth-account has no public way
-        return b"\x04" + key.public_key.to_bytes()
+        return self._public_key
 
     async def sign(self, transaction: Transaction) -> SignedTransaction:
         """Sign; the same transaction gives the same bytes."""
-        signed = self._account.sign_transaction(fields_of(transaction, self._chain_id))
-        return SignedTransaction(
-            transaction.nonce, bytes(signed.raw_transaction), bytes(signed.hash)
-        )
+        fields = _unsigned(transaction, self._chain_id)
+        signature = self._sign_hash(keccak(_TYPE + _rlp(fields)))
+        numbers = (signature[64], *(int.from_bytes(signature[at : at + 32]) for at in (0, 32)))
+        raw = _TYPE + _rlp([*fields, *numbers])
+        return SignedTransaction(transaction.nonce, raw, keccak(raw))
 
     def read(self, signed: SignedTransaction) -> Transaction:
         """Take a signed transaction apart, to sign it again with other fees."""
@@ -127,16 +131,19 @@ class LocalWallet:
         self, domain: Mapping[str, Any], types: Mapping[str, Any], value: Mapping[str, Any]
     ) -> bytes:
         """Sign typed data (EIP-712); 65 bytes."""
-        account = cast("Any", self._account)
+        from eth_account import Account  # noqa: PLC0415  slow to import
+
+        account = cast("Any", Account).from_key(self._key.secret)
         return bytes(account.sign_typed_data(dict(domain), dict(types), dict(value)).signature)
 
     def shared_secret(self, public_key: bytes) -> bytes:
         """What this key and that public key share: 32 bytes, as libsecp256k1 makes them."""
-        return PrivateKey(bytes(self._account.key)).ecdh(public_key)
+        return self._key.ecdh(public_key)
 
     def sign_digest(self, digest: bytes) -> bytes:
         """Sign 32 bytes as a personal message (EIP-191); 65 bytes."""
-        return bytes(self._account.sign_message(encode_defunct(digest)).signature)
+        signature = self._sign_hash(message_hash(digest))
+        return signature[:64] + bytes([27 + signature[64]])
 
     def key_proof(self, *, tangle: str, blueprint: int) -> bytes:
         """The public key, and the proof that its owner registers here: 130 bytes."""
@@ -146,6 +153,9 @@ class LocalWallet:
     async def prove_key(self, *, tangle: str, blueprint: int) -> bytes:
         """The same, as wallets of every kind have it."""
         return self.key_proof(tangle=tangle, blueprint=blueprint)
+
+    def _sign_hash(self, digest: bytes) -> bytes:
+        return bytes(cast("Any", self._key).sign_recoverable(digest, hasher=None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +198,29 @@ def fields_of(transaction: Transaction, chain_id: int) -> dict[str, Any]:
 
 def read_transaction(raw: bytes) -> Transaction:
     """Take a signed transaction of type 2 apart."""
-    fields: dict[str, Any] = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
+    if raw[:1] != _TYPE:
+        raise ValueError("a transaction of another type")
+    fields = cast("list[bytes]", cast("Any", rlp).decode(raw[1:]))
+    nonce, priority_fee, max_fee, gas = (int.from_bytes(field) for field in fields[1:5])
     return Transaction(
-        to=to_checksum_address(fields["to"]),
-        data=bytes(fields["data"]),
-        gas=fields["gas"],
-        nonce=fields["nonce"],
-        fees=Fees(fields["maxFeePerGas"], fields["maxPriorityFeePerGas"]),
+        to=str(to_checksum_address(fields[5])),
+        data=bytes(fields[7]),
+        gas=gas,
+        nonce=nonce,
+        fees=Fees(max_fee, priority_fee),
     )
+
+
+def _unsigned(transaction: Transaction, chain_id: int) -> list[object]:
+    fees, to = transaction.fees, bytes.fromhex(transaction.to[2:])
+    return [
+        *(chain_id, transaction.nonce, fees.priority_fee, fees.max_fee, transaction.gas),
+        *(to, 0, transaction.data, []),
+    ]
+
+
+def _rlp(fields: list[object]) -> bytes:
+    return bytes(cast("Any", rlp).encode(fields))
 
 
 def open_wallet(path: Path, password: str | None, *, chain_id: int) -> LocalWallet:
@@ -213,11 +238,8 @@ def open_wallet(path: Path, password: str | None, *, chain_id: int) -> LocalWall
         raise InvalidConfigError(
             f"the key file {path} may be read by others (mode {mode:o})", hint=f"chmod 600 {path}"
         )
-    account = cast("Any", Account)
     try:
-        return LocalWallet(
-            account.from_key(_secret(text, password, chain_id=chain_id)), chain_id=chain_id
-        )
+        return LocalWallet(_secret(text, password, chain_id=chain_id), chain_id=chain_id)
     except (ValueError, KeyError, TypeError):
         # The reason may quote the key: it is not passed on.
         raise InvalidConfigError(
@@ -236,4 +258,6 @@ def _secret(text: str, password: str | None, *, chain_id: int) -> bytes:
         return bytes.fromhex(bare)
     if password is None:
         raise InvalidConfigError("the keystore needs a password", hint="--password-file FILE")
+    from eth_account import Account  # noqa: PLC0415  slow to import
+
     return bytes(cast("Any", Account).decrypt(json.loads(text), password))

@@ -191,8 +191,9 @@ class Worker:
             self._give_back(entry.seen.key)
         except WrongStateError as failure:
             _log.info("a job was taken away while it ran", why=str(failure))
-        except Exception:  # noqa: BLE001  one job must not stop the others; it is still in the journal
-            _log.error("a job could not be worked on", call=entry.seen.key.call)
+        except Exception as failure:  # noqa: BLE001  one job must not stop the others; it stays in the journal
+            call = entry.seen.key.call
+            _log.error("a job could not be worked on", call=call, why=repr(failure))
             self._give_back(entry.seen.key)
 
     def _forget(self, key: CallKey, done: "asyncio.Task[None]") -> None:

@@ -118,6 +118,23 @@ class Gateway:
                 raise failure
             time.sleep(waits.pop(0))
 
+    def events(self, path: str) -> Iterator[StreamEvent]:
+        """Yield server-sent events that cannot be resumed, until the gateway ends them.
+
+        Raises:
+            UnavailableError: the connection broke.
+        """
+        try:
+            connection, response = self._open(
+                "GET", path, None, {"Accept": "text/event-stream"}, _IDLE_SECONDS_MAX
+            )
+            try:
+                yield from parse_events(response)
+            finally:
+                connection.close()
+        except (OSError, http.client.HTTPException) as broken:
+            raise self._unreachable(broken) from broken
+
     def _stream_once(self, execution_id: str, last_id: str | None) -> Iterator[StreamEvent]:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
         path = f"/api/v1/logs/{execution_id}/stream"

@@ -1,4 +1,7 @@
-"""`faas instance`: sandboxes that stay. Make, list, run in, stop, start, pause, resume, copy."""
+"""`faas instance`: sandboxes that stay. Make, use, stop, start, pause, copy, watch.
+
+Their ports are in `instance_ports`.
+"""
 
 import sys
 from pathlib import Path
@@ -7,7 +10,7 @@ from urllib.parse import quote
 import click
 
 from faas import errors
-from faas.cli import render
+from faas.cli import instance_ports, render
 from faas.cli.exits import OUR_FAILURE_WHILE_RUNNING
 from faas.cli.gateway import Gateway, Json, new_idempotency_key
 from faas.cli.run import follow
@@ -35,6 +38,7 @@ def command() -> None:
 @click.option("-w", "--workdir", "working_dir", help="Directory its commands start in.")
 @click.option("--ttl", "ttl_seconds", type=float, help="Seconds until it is deleted.")
 @click.option("--idle", "idle_seconds", type=float, help="Seconds unused until it sleeps.")
+@click.option("--lease", "lease_seconds", type=float, help="Seconds it is held without a renewal.")
 @click.option("--idle-action", type=click.Choice(["stop", "pause", "delete"]))
 @click.option("-e", "--env", "env", multiple=True, metavar="NAME=VALUE", help="Environment.")
 @_json
@@ -150,6 +154,56 @@ _step("start", "runs", "Start a stopped instance from its kept files.")
 _step("stop", "is stopped", "End its commands, keep its files.")
 _step("pause", "is paused", "Freeze it, memory and all.")
 _step("resume", "runs", "Let a paused instance go on.")
+
+
+@command.command("resize")
+@click.argument("instance")
+@click.option("--memory", "memory_mb", type=int, help="Memory in MB.")
+@click.option("--cpus", "cpu_cores", type=float, help="Cores, 0.5 is half a one.")
+@_url
+def resize_command(*, instance: str, url: str | None, **plain: float | None) -> None:
+    """Give an instance other limits, while it runs or for its next start."""
+    request: Json = {name: value for name, value in plain.items() if value is not None}
+    made = Gateway.at(url).post(f"{_path(instance)}/resize", request)
+    render.say(f"{instance} has {made['memory_mb']} MB and {made['cpu_cores']} cores")
+
+
+@command.command("lease")
+@click.argument("instance")
+@click.argument("seconds", type=float, required=False)
+@_url
+def lease_command(*, instance: str, seconds: float | None, url: str | None) -> None:
+    """Hold an instance for SECONDS from now; without SECONDS its lease ends and it stays."""
+    made = Gateway.at(url).post(f"{_path(instance)}/lease", {"seconds": seconds})
+    until = made["lease_until"]
+    render.say(f"{instance} is held until {until}" if until else f"{instance} has no lease")
+
+
+@command.command("watch")
+@click.argument("target", metavar="INSTANCE:PATH")
+@_json
+@_url
+def watch_command(*, target: str, as_json: bool, url: str | None) -> None:
+    """Print what changes below a directory of an instance, until it is deleted."""
+    instance, path = _target(target)
+    at = f"{_path(instance)}/files/watch?path={quote(path, safe='')}"
+    for event in Gateway.at(url).events(at):
+        if event.name == "ready":
+            render.say(f"watching {path}")
+        elif event.name == "end":
+            return
+        elif as_json:
+            render.json_data(event.data)
+        else:
+            render.data(f"{event.data.get('event')} {event.data.get('path')}")
+
+
+for part in (
+    instance_ports.expose_command,
+    instance_ports.ports_command,
+    instance_ports.close_command,
+):
+    command.add_command(part)
 
 
 @command.command("delete")

@@ -140,7 +140,7 @@ def command(
 
     from faas import logs
     from faas.chain.joined import OperatorOptions
-    from faas.cli.serve import pairs
+    from faas.cli.settings import pairs
 
     if chain is not None:
         from faas.chain.dev import read_dev_chain

@@ -41,6 +41,9 @@ _OPTIONS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 @click.option("--mode", help="ephemeral, cached, checkpointed, branched or persistent.")
 @click.option("--snapshot", "snapshot_id", help="Start from the files of this snapshot.")
 @click.option("--from", "branch_from", help="Start from this execution, snapshot or instance.")
+@click.option(
+    "--cache", "caches", multiple=True, help="Put in what pip, npm, cargo or go fetched earlier."
+)
 @click.option("-i", "--stdin", "with_stdin", is_flag=True, help="Pass standard input on.")
 @click.option("--shell", "-c", "is_shell", is_flag=True, help="COMMAND is one line for sh.")
 @click.option("-d", "--detach", is_flag=True, help="Print the id and leave.")
@@ -57,6 +60,7 @@ def command(
     files: tuple[str, ...],
     archive: Path | None,
     env: tuple[str, ...],
+    caches: tuple[str, ...],
     timeout_seconds: float | None,
     **plain: str | float | None,
 ) -> int:
@@ -71,6 +75,8 @@ def command(
     if timeout_seconds is not None:
         request["timeout_ms"] = int(timeout_seconds * 1000)
     request |= _inputs(env, files, archive)
+    if caches:
+        request["caches"] = list(caches)
     if with_stdin:
         request["stdin_open"] = True
     try:

@@ -22,8 +22,9 @@ from starlette.applications import Starlette
 from faas import __version__, logs
 from faas.assembly import Platform, default_limits, limit_ceilings, open_platform
 from faas.cli import render
+from faas.cli.settings import pairs
 from faas.config import Configuration, Settings, load
-from faas.errors import InvalidConfigError, UnavailableError
+from faas.errors import UnavailableError
 from faas.gateway.app import build_app
 from faas.gateway.auth import ApiKey
 from faas.gateway.container_stream import FRAME_BYTES_MAX
@@ -69,17 +70,6 @@ def command(
         runner.run(_serve(configuration))
 
 
-def pairs(texts: tuple[str, ...]) -> dict[str, object]:
-    """Take `--set NAME=VALUE` apart."""
-    found: dict[str, object] = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not sign:
-            raise InvalidConfigError(f"--set {text!r} is not NAME=VALUE")
-        found[name.strip().replace("-", "_")] = value
-    return found
-
-
 async def _serve(configuration: Configuration) -> None:
     settings = configuration.settings
     # The port first: it is the cheapest thing to be wrong, and it is taken before work is taken up.
@@ -115,6 +105,9 @@ def _app(platform: Platform) -> Starlette:
         image_aliases=settings.image_aliases,
         limits_default=default_limits(settings),
         limits_max=limit_ceilings(settings),
+        pull_policy=settings.pull_policy,
+        build_bytes_max=settings.build_bytes_max,
+        build_seconds_max=settings.build_seconds_max,
         body_bytes_max=settings.body_bytes_max,
         cors_origins=settings.cors_origins,
         data_dir=platform.data_dir.path,

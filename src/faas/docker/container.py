@@ -20,6 +20,8 @@ AGENT = "/.faas/agent"
 _SOCKETS = "/.faas/run"
 RESERVED_UID = 2_147_418_111
 """Owns the directory of the agent's socket; refused as the user of a command."""
+RESERVED_UID_REMAPPED = 65_531
+"""The same on an Engine that remaps user ids: containers there have 65,536."""
 LABEL_DATA = "faas.data"
 LABEL_SANDBOX = "faas.sandbox"
 LABEL_PAUSE = "faas.pause"
@@ -56,9 +58,18 @@ def container_name(tag: str, sandbox_id: str) -> str:
     return f"faas-{tag}-{sandbox_id}"
 
 
-def reserved_uid() -> int:
-    """Return the owner of socket directories: whoever we are, unless that is root."""
-    return os.geteuid() or RESERVED_UID
+def reserved_uids() -> frozenset[int]:
+    """Return the user ids that own socket directories, as containers see them."""
+    return frozenset({os.geteuid() or RESERVED_UID, RESERVED_UID_REMAPPED})
+
+
+def socket_owner(first_uid: int | None) -> int:
+    """Return whom a socket directory belongs to: whoever we are, unless that is root.
+
+    `first_uid` is what root in a container is on this host, where the Engine remaps user ids.
+    """
+    ours = RESERVED_UID if first_uid is None else first_uid + RESERVED_UID_REMAPPED
+    return os.geteuid() or ours
 
 
 def resources(limits: Limits) -> dict[str, Any]:

@@ -23,6 +23,8 @@ _API = "v1.41"
 _SECONDS_MAX = 60.0
 """For one call; a loaded Engine takes seconds to start a container, never a minute."""
 _NOT_FOUND, _IN_PROGRESS, _NOT_MODIFIED = 404, 409, 304
+_UNKNOWN_UID = -1
+_FULL = "no space left on device"
 _NO_ANSWER = 900
 """What aiodocker calls the status when there was no connection."""
 
@@ -35,7 +37,8 @@ class EngineFacts:
 
     version: str
     oci_runtimes: frozenset[str]
-    has_userns: bool
+    first_uid: int | None
+    """What root in a container is on the Engine's host; None when it is root."""
     has_seccomp: bool
 
 
@@ -83,7 +86,9 @@ class Engine:
         return EngineFacts(
             version=str(info.get("ServerVersion", "unknown")),
             oci_runtimes=frozenset(info.get("Runtimes") or ()),
-            has_userns=any("name=userns" in option for option in options),
+            first_uid=_first_uid(str(info.get("DockerRootDir", "")))
+            if any("name=userns" in option for option in options)
+            else None,
             has_seccomp=any("name=seccomp" in option for option in options),
         )
 
@@ -181,6 +186,8 @@ class Engine:
             async with _translated("load"):
                 async for step in self._docker.images.import_image(file, stream=True):
                     said = cast("Mapping[str, object]", step)
+                    if _FULL in str(said.get("error")):
+                        raise _full("load")
                     if "error" in said:
                         raise InternalError(f"the Docker Engine refused an image: {said['error']}")
         finally:
@@ -201,6 +208,12 @@ async def check_answer(answer: aiohttp.ClientResponse) -> None:
     except (ValueError, aiohttp.ClientError):
         message = "no reason given"
     raise aiodocker.exceptions.DockerError(answer.status, message)
+
+
+def _first_uid(root: str) -> int:
+    """Read it from the directory's name, `<data root>/<uid>.<gid>`: nothing else tells."""
+    uid, _, _ = root.rpartition("/")[2].partition(".")
+    return int(uid) if uid.isdigit() else _UNKNOWN_UID
 
 
 async def _to_its_end(call: Coroutine[object, object, object]) -> None:
@@ -237,11 +250,20 @@ async def _translated(what: str) -> AsyncGenerator[None]:
             return
         if failure.status >= _NO_ANSWER:
             raise _unavailable(what) from failure
+        if _FULL in failure.message:
+            raise _full(what) from failure
         raise InternalError(
             f"the Docker Engine refused to {what}: {failure.message[:300]}"
         ) from failure
     except (aiohttp.ClientError, OSError, TimeoutError) as failure:
         raise _unavailable(what) from failure
+
+
+def _full(what: str) -> RuntimeUnavailableError:
+    return RuntimeUnavailableError(
+        f"the disk of the Docker Engine is full ({what})",
+        hint="docker system df; docker system prune",
+    )
 
 
 def _unavailable(what: str) -> RuntimeUnavailableError:

@@ -16,7 +16,7 @@ import aiodocker
 import aiohttp
 
 from faas.docker.engine import Engine, Json, check_answer, translated
-from faas.errors import InvalidImageError, NotFoundError, UnavailableError
+from faas.errors import InternalError, InvalidImageError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
     from faas.sandbox.image_keeper import BuildOrder, RegistryLogin
@@ -44,6 +44,11 @@ class ImageCalls:
                 return cast("Json", await self._engine.client.images.inspect(name))
         except NotFoundError:
             return None
+        except InternalError as failure:
+            # Names of registries that the Engine's own grammar lacks, such as IPv6 addresses.
+            if "invalid reference" in failure.message:
+                return None
+            raise
 
     async def pull(self, name: str, login: "RegistryLogin | None") -> AsyncGenerator[Json]:
         """Pull `registry/repository:tag` or `…@digest`, yielding what the Engine tells.

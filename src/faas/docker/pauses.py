@@ -116,13 +116,17 @@ class Pauses:
         *,
         image: Callable[[], Awaitable[str]],
         oci_runtime: str | None,
+        socket_owner: int,
     ) -> None:
+        self._socket_owner = socket_owner
         self._engine = engine
         self._settings = settings
         self._image = image
         self._oci_runtime = oci_runtime
         self._idle: list[Pause] = []
         self._names: set[str] = set()
+        self._owed: set[str] = set()
+        """Those that are to be removed as soon as the Engine answers: at most as many as lived."""
         self._ending: set[asyncio.Future[None]] = set()
         self._is_closed = False
         self._turns = asyncio.Semaphore(COUNT)
@@ -163,6 +167,7 @@ class Pauses:
             self._idle.clear()
         if self._ending:
             await asyncio.wait(self._ending)
+        await self._pay_owed()
 
     async def _take(self) -> Pause:
         while self._idle:
@@ -173,6 +178,7 @@ class Pauses:
         return await self._make()
 
     async def _make(self) -> Pause:
+        await self._pay_owed()
         name = f"pause-{secrets.token_hex(6)}"
         cleanup = Cleanup()
         self._names.add(name)
@@ -188,7 +194,7 @@ class Pauses:
 
     async def _started(self, name: str, cleanup: Cleanup) -> Pause:
         work_dir = WorkDir(self._settings.work_dir / name)
-        work_dir.create(Meta("", "pause"))
+        work_dir.create(Meta("", "pause"), owner=self._socket_owner)
         full_name = container_name(self._settings.tag, name)
         config = pause_config(
             name,
@@ -215,14 +221,22 @@ class Pauses:
         await asyncio.shield(ending)
 
     async def _remove(self, name: str) -> None:
-        """Take the container away; what the Engine keeps is dead, and goes at the next start."""
+        """Take the container away; what the Engine keeps is dead, and goes once it answers."""
+        self._names.discard(name)
+        self._owed.add(name)
         try:
             await self._engine.remove(container_name(self._settings.tag, name))
         except FaasError:
             _log.warning("a pause container could not be removed", extra={"pause": name})
-        else:
-            WorkDir(self._settings.work_dir / name).remove()
-        self._names.discard(name)
+            return
+        WorkDir(self._settings.work_dir / name).remove()
+        self._owed.discard(name)
+
+    async def _pay_owed(self) -> None:
+        for name in list(self._owed):
+            await self._remove(name)
+            if name in self._owed:
+                return
 
 
 async def _connected(work_dir: WorkDir) -> socket.socket:

@@ -10,13 +10,14 @@ takes back or away those, and touches nothing else of the Engine's.
 """
 
 import asyncio
+import logging
 import os
 import platform
 import tempfile
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from faas.agent.channel import AgentChannel
 from faas.cleanup import Cleanup
@@ -28,6 +29,7 @@ from faas.docker.container import (
     container_config,
     container_name,
     resources,
+    socket_owner,
 )
 from faas.docker.credentials import DockerLogins
 from faas.docker.engine_images import EngineImages
@@ -50,6 +52,7 @@ from faas.errors import (
 from faas.ids import SandboxId, new_sandbox_id
 from faas.model import Limits, NetworkMode
 from faas.sandbox.capabilities import Capability
+from faas.sandbox.isolation import reaches
 from faas.sandbox.protocols import (
     Command,
     Exit,
@@ -69,7 +72,21 @@ Json = dict[str, Any]
 _SOCKETS = (Path("/var/run/docker.sock"), Path("/run/docker.sock"))
 _GREETING_SECONDS = 10.0
 """From the container's start to its agent's first word; measured well under 0.1 s."""
+_OWED_AT_ONCE = 4
+_log = logging.getLogger(__name__)
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+class Way(NamedTuple):
+    """One way to isolate: what it is called, and the OCI runtime that does it."""
+
+    label: str
+    oci_runtime: str | None
+
+
+GVISOR = Way("docker+gvisor", "runsc")
+_GVISOR_SECONDS = 10.0
+"""It takes a fifth of a second; the probe of a runtime has twice as long as this."""
 
 
 class DockerRuntime:
@@ -79,6 +96,8 @@ class DockerRuntime:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._sandboxes: dict[SandboxId, DockerSandbox] = {}
+        self._owed: set[SandboxId] = set()
+        """Whose containers are to be removed as soon as the Engine answers."""
         self._engine: Engine | None = None
         self._images: EngineImages | None = None
         self._shelf: EngineShelf | None = None
@@ -88,7 +107,9 @@ class DockerRuntime:
             f"{settings.tag[:8]}d", dns=settings.egress_dns, host_namespace=settings.egress_host
         )
         self._oci_runtime: str | None = None
+        self._first_uid: int | None = None
         self._isolation = "docker"
+        self._ways: list[Way] = []
 
     @property
     def name(self) -> str:
@@ -109,10 +130,8 @@ class DockerRuntime:
         return self._isolation
 
     @property
-    def shelf(self) -> EngineShelf:
-        """The Engine's own images."""
-        if self._shelf is None:
-            raise RuntimeUnavailableError("the docker runtime was not started")
+    def shelf(self) -> EngineShelf | None:
+        """The Engine's own images; None until it was started."""
         return self._shelf
 
     async def start(self) -> None:
@@ -141,6 +160,7 @@ class DockerRuntime:
                 engine,
                 self._settings,
                 image=self._empty_image,
+                socket_owner=socket_owner(self._first_uid),
                 oci_runtime=self._oci_runtime,
             )
 
@@ -151,11 +171,12 @@ class DockerRuntime:
             return await images.ensure(_empty_root(Path(directory)))
 
     def _settle(self, facts: "EngineFacts") -> None:
-        if facts.has_userns:
+        if facts.first_uid is not None and (facts.first_uid < 0 or os.geteuid() != 0):
             raise RuntimeUnavailableError(
                 "this Docker Engine remaps user ids, and the agent's socket cannot be shared then",
-                hint="run the Engine without --userns-remap, or use the embedded runtime",
+                hint="run the gateway as root, or the Engine without --userns-remap",
             )
+        self._first_uid = facts.first_uid
         wanted = self._settings.oci_runtime
         if wanted is not None and wanted not in facts.oci_runtimes:
             raise RuntimeUnavailableError(
@@ -163,13 +184,18 @@ class DockerRuntime:
                 details={"supported": sorted(facts.oci_runtimes)},
             )
         self._oci_runtime = wanted or ("crun" if "crun" in facts.oci_runtimes else None)
-        self._isolation = "docker+seccomp" if facts.has_seccomp else "docker"
+        parts = ["docker", "userns" if facts.first_uid is not None else ""]
+        self._isolation = "+".join(filter(None, [*parts, "seccomp" if facts.has_seccomp else ""]))
+        self._ways = [Way(self._isolation, self._oci_runtime)]
+        if GVISOR.oci_runtime in facts.oci_runtimes and facts.first_uid is None:
+            self._ways.append(GVISOR)
 
     async def probe(self) -> ProbeReport:
         began = self._clock.monotonic_ns()
         try:
             await self.start()
             ended, said = await self._try()
+            await self._try_gvisor()
         except FaasError as error:
             return ProbeReport(is_available=False, detail=error.message, hint=error.hint)
         except (OSError, ExceptionGroup) as error:
@@ -179,16 +205,31 @@ class DockerRuntime:
             is_available=passed,
             detail=f"the agent's own usage, asked for in a container, exited with {ended.code}",
             isolation=self._isolation,
+            isolations=tuple(way.label for way in self._ways[1:]),
             limits="docker memory,cpu,pids",
             duration_ms=(self._clock.monotonic_ns() - began) / 1e6,
         )
 
-    async def _try(self) -> tuple[Exit, bytes]:
+    async def _try_gvisor(self) -> None:
+        """Offer gVisor only where it really runs a command of ours, whatever the Engine lists."""
+        if GVISOR not in self._ways:
+            return
+        try:
+            async with asyncio.timeout(_GVISOR_SECONDS):
+                _, said = await self._try("gvisor")
+        except (FaasError, OSError, ExceptionGroup, TimeoutError) as failure:
+            said = b""
+            _log.warning("gVisor does not work here", extra={"problem": str(failure)[:300]})
+        if b"faas-native" not in said:
+            self._ways.remove(GVISOR)
+
+    async def _try(self, isolation_min: str | None = None) -> tuple[Exit, bytes]:
         """Run the one program every container has: the agent."""
         with tempfile.TemporaryDirectory(dir=self._settings.work_dir, prefix="probe-") as directory:
             place = Path(directory)
             root = _empty_root(place)
-            sandbox = await self.create(SandboxSpec(id=new_sandbox_id(), root=root))
+            spec = SandboxSpec(id=new_sandbox_id(), root=root, isolation_min=isolation_min)
+            sandbox = await self.create(spec)
             try:
                 output = OutputFiles(place / "out", place / "err")
                 command = Command((AGENT,), timeout_ms=10_000)
@@ -206,6 +247,7 @@ class DockerRuntime:
             )
         if spec.id in self._sandboxes:
             raise AlreadyExistsError(f"there is a sandbox {spec.id}")
+        await self._pay_owed()
         cleanup = Cleanup()
         try:
             sandbox = await self._create(spec, cleanup)
@@ -218,30 +260,60 @@ class DockerRuntime:
     async def _create(self, spec: SandboxSpec, cleanup: Cleanup) -> DockerSandbox:
         _, images = self._opened()
         image = await images.ensure(spec.root)
-        meta = Meta(spec.root.digest, self._isolation, spec.root.env)
+        way = self._way(spec)
+        meta = Meta(spec.root.digest, way.label, spec.root.env)
         work_dir, _ = self._places(spec.id)
         cleanup.push(partial(self._release, spec.id))
-        work_dir.create(meta)
-        state = await self._started(spec, image, work_dir)
+        work_dir.create(meta, owner=socket_owner(self._first_uid))
+        if way is GVISOR:
+            # It has a network stack of its own, and leaves the namespace it is started in.
+            state = await self._start_in(None, spec, image, work_dir, way.oci_runtime)
+        else:
+            state = await self._started(spec, image, work_dir, way.oci_runtime)
         channel = await self._greeted(work_dir)
         cleanup.push(partial(channel.close, "creation failed"))
         return self._take_up(spec.id, meta, channel, state)
 
-    async def _started(self, spec: SandboxSpec, image: str, work_dir: WorkDir) -> Json:
+    def _way(self, spec: SandboxSpec) -> Way:
+        """Choose how it is isolated: the ordinary way unless more is demanded.
+
+        Raises:
+            UnsupportedError: this Engine does not isolate that much, or not with that network.
+        """
+        for way in self._ways:
+            if not reaches(way.label, spec.isolation_min):
+                continue
+            if way is GVISOR and spec.network is NetworkMode.EGRESS:
+                raise UnsupportedError("gVisor has no network egress here")
+            return way
+        raise UnsupportedError(
+            f"this Docker Engine does not isolate by {spec.isolation_min}",
+            hint="give it gVisor: docs/how-to/docker.md",
+            details={"supported": [way.label for way in self._ways]},
+        )
+
+    async def _started(
+        self, spec: SandboxSpec, image: str, work_dir: WorkDir, oci_runtime: str | None
+    ) -> Json:
         """Create and start the container, in a network namespace of its own; say what it is."""
         pauses = self._pauses
         if pauses is None or (spec.hostname != HOSTNAME and spec.network is NetworkMode.NONE):
-            return await self._start_in(None, spec, image, work_dir)
+            return await self._start_in(None, spec, image, work_dir, oci_runtime)
         async with pauses.lend() as pause:
             if spec.network is NetworkMode.EGRESS:
                 await self._egress.attach(pause.namespace)
-            state = await self._start_in(pause.name, spec, image, work_dir)
+            state = await self._start_in(pause.name, spec, image, work_dir, oci_runtime)
             if not pause.is_in(_pid(state)):
                 raise SandboxBrokenError("a container is not in the network made for it")
             return state
 
     async def _start_in(
-        self, pause: str | None, spec: SandboxSpec, image: str, work_dir: WorkDir
+        self,
+        pause: str | None,
+        spec: SandboxSpec,
+        image: str,
+        work_dir: WorkDir,
+        oci_runtime: str | None,
     ) -> Json:
         engine, images = self._opened()
         _, name = self._places(spec.id)
@@ -250,7 +322,7 @@ class DockerRuntime:
             self._settings,
             image=image,
             sockets=work_dir.sockets,
-            oci_runtime=self._oci_runtime,
+            oci_runtime=oci_runtime,
             pause=pause,
         )
         try:
@@ -303,14 +375,28 @@ class DockerRuntime:
         return sandbox
 
     async def _release(self, sandbox_id: SandboxId) -> None:
-        """Remove the container, then its directory: what is left is found by the next start."""
+        """Remove the container, then its directory; when the Engine is away, once it is back.
+
+        The next start would find it as well, but a container may hold much until then.
+        """
         engine, _ = self._opened()
         work_dir, name = self._places(sandbox_id)
+        self._sandboxes.pop(sandbox_id, None)
+        self._owed.add(sandbox_id)
         try:
             await engine.remove(name)
-            work_dir.remove()
-        finally:
-            self._sandboxes.pop(sandbox_id, None)
+        except RuntimeUnavailableError:
+            _log.warning("a container is left until the Engine answers", extra={"container": name})
+            return
+        work_dir.remove()
+        self._owed.discard(sandbox_id)
+
+    async def _pay_owed(self) -> None:
+        """Remove what could not be removed before, a few at a time so that nobody waits long."""
+        for sandbox_id in list(self._owed)[:_OWED_AT_ONCE]:
+            await self._release(sandbox_id)
+            if sandbox_id in self._owed:
+                return
 
     async def adopt(self, sandbox_id: SandboxId) -> DockerSandbox | None:
         if sandbox_id in self._sandboxes:
@@ -361,6 +447,7 @@ class DockerRuntime:
         ending = [s.destroy("the runtime stops") for s in sandboxes if s.id not in leave_running]
         outcomes = await asyncio.gather(*ending, return_exceptions=True)
         self._sandboxes.clear()
+        self._owed.clear()
         failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if failures:
             raise ExceptionGroup("containers could not be removed", failures)

@@ -11,7 +11,7 @@ from faas.agent.ports import OpenAgent
 from faas.agent.process import AgentProcess, plain_verdict
 from faas.agent.protocol import ExitFrame
 from faas.agent.sandbox import AgentSandbox
-from faas.docker.container import reserved_uid
+from faas.docker.container import reserved_uids
 from faas.docker.groups import ContainerGroups
 from faas.docker.work_dir import Meta
 from faas.errors import InvalidArgumentError
@@ -93,8 +93,8 @@ class DockerSandbox(AgentSandbox):
         await self._upkeep.release()
 
     def _command(self, command: Command) -> Command:
-        if reserved_uid() in (command.uid, command.gid):
-            raise InvalidArgumentError(f"the user id {reserved_uid()} is reserved")
+        if taken := reserved_uids() & {command.uid, command.gid}:
+            raise InvalidArgumentError(f"the user id {min(taken)} is reserved")
         home = "/root" if command.uid == 0 else "/"
         env = {"PATH": _PATH, "HOME": home, "LANG": "C.UTF-8"}
         if command.tty:

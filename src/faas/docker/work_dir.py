@@ -8,8 +8,6 @@ from pathlib import Path
 
 import msgspec
 
-from faas.docker.container import reserved_uid
-
 
 class Meta(msgspec.Struct, frozen=True):
     """What a later gateway must know of a sandbox."""
@@ -30,13 +28,13 @@ class WorkDir:
         """What is bound into the container."""
         return self.path / "agent"
 
-    def create(self, meta: Meta) -> None:
+    def create(self, meta: Meta, *, owner: int) -> None:
         """Make it; the record is whole before anything is made on the Engine."""
         self.path.mkdir(mode=0o700, parents=True)
         (self.path / "meta.json").write_bytes(msgspec.json.encode(meta))
         self.sockets.mkdir(mode=0o700)
         if os.geteuid() == 0:
-            os.chown(self.sockets, reserved_uid(), 0)
+            os.chown(self.sockets, owner, owner)
 
     def meta(self) -> Meta | None:
         """Read what it was made of; None when it is gone or was never whole."""

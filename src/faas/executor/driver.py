@@ -124,9 +124,7 @@ class Driver:
         if active.doom is not None:
             raise active.doom
         if active.process is not None:
-            return Outcome(
-                result=await after(await resume(active, self.shop.origins), active, self.shop)
-            )
+            return Outcome(result=await after(await resume(active, self.shop), active, self.shop))
         if not active.ticket.is_granted:
             await self._turn(active)
         if active.image is not None:

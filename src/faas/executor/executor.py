@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
+from faas.caches import CacheStore
 from faas.clock import Clock, Deadline, SystemClock
 from faas.errors import (
     ExecutionNotFoundError,
@@ -26,6 +27,7 @@ from faas.events import EventBus
 from faas.executor.active import Active
 from faas.executor.admission import Admission
 from faas.executor.background import Background
+from faas.executor.dependency_caches import DependencyCaches
 from faas.executor.disposal import Disposal
 from faas.executor.driver import Driver
 from faas.executor.idempotency import IdempotencyKey
@@ -490,6 +492,7 @@ class PlatformExecutor:
                 self._registry,
                 results,
                 origins,
+                self._open_caches(),
             ),
             parking=self._parking,
             admission=self._admission,
@@ -497,6 +500,14 @@ class PlatformExecutor:
             forget=intake.forget,
         )
         return _Parts(ledger, instances, places, intake, driver, results, origins)
+
+    def _open_caches(self) -> DependencyCaches:
+        store = CacheStore(
+            self._settings.dependency_caches_dir, bounds=self._settings.dependency_caches
+        )
+        caches = DependencyCaches(store, scratch=self._settings.dependency_scratch_dir)
+        caches.start()
+        return caches
 
     def _open_origins(self, intake: Intake, ledger: Ledger) -> Origins | None:
         if self._snapshots is None:

@@ -18,7 +18,7 @@ from faas.errors import AlreadyExistsError, DataLossError, UnavailableError
 from faas.executor.port_tokens import ExposedPort
 from faas.ids import InstanceId, SandboxId, SnapshotId, TenantId
 from faas.lifecycle import InstanceState
-from faas.model import Limits, NetworkMode, RuntimeChoice
+from faas.model import Limits, NetworkMode, PullPolicy, RuntimeChoice
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS instances (
@@ -78,6 +78,7 @@ class InstanceSpec:
     """The least isolation accepted, also when it is started anew."""
     idle_seconds: float | None = None
     idle_action: IdleAction = IdleAction.STOP
+    pull_policy: PullPolicy = PullPolicy.MISSING
     lease_seconds: float | None = None
     """Unless its lease is renewed within that time it is put away by `idle_action`, used or not."""
 

@@ -32,7 +32,7 @@ from faas.executor.background import Background
 from faas.executor.disposal import Disposal
 from faas.executor.housing import Housing
 from faas.executor.idleness import Idleness
-from faas.executor.images import ImageResolver
+from faas.executor.images import ImageAsk, ImageResolver, order_of
 from faas.executor.instance_life import ID_PREFIX, Commands, Life, check_name, not_running
 from faas.executor.instance_ports import Ports
 from faas.executor.instance_records import (
@@ -49,10 +49,12 @@ from faas.executor.port_tokens import PortUrls
 from faas.executor.settings import ExecutorSettings
 from faas.ids import InstanceId, SandboxId, SnapshotId, new_instance_id, new_sandbox_id
 from faas.ids import new_snapshot_id as mint_snapshot_id
+from faas.images import ImageProvider
 from faas.lifecycle import InstanceState, advance
 from faas.model import ExecutionSpec
 from faas.sandbox.capabilities import Capability
 from faas.sandbox.guarded import GuardedSandbox
+from faas.sandbox.protocols import RootFilesystem
 from faas.sandbox.registry import Registry
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal, Tenant
@@ -110,9 +112,14 @@ class Instances:
         self._arrivals: dict[str, asyncio.Lock] = {}
 
     async def create(
-        self, spec: InstanceSpec, principal: Principal, *, instance_id: InstanceId | None = None
+        self,
+        spec: InstanceSpec,
+        principal: Principal,
+        *,
+        instance_id: InstanceId | None = None,
+        ask: ImageAsk | None = None,
     ) -> InstanceRecord:
-        """Make an instance and return it running.
+        """Make an instance and return it running. An image that is not here is fetched first.
 
         Raises:
             AlreadyExistsError: the tenant has an instance of that name.
@@ -122,7 +129,8 @@ class Instances:
         if spec.name is not None:
             check_name(spec.name)
         spec = await self._with_snapshot(spec, principal)
-        root = self._images.resolve(spec.image)
+        self._check_room(tenant)
+        root = await self._image(spec, tenant, ask or ImageAsk())
         runtime = self._registry.pick(_as_execution(spec), root)
         self._check_room(tenant)
         now = self._clock.now()
@@ -398,6 +406,14 @@ class Instances:
     def close(self) -> None:
         """Close the table. Sandboxes are left to the next gateway."""
         self._ledger.close()
+
+    async def _image(self, spec: InstanceSpec, tenant: Tenant, ask: ImageAsk) -> RootFilesystem:
+        """Return its image, fetched first when that is asked for."""
+        images = self._images
+        if not isinstance(images, ImageProvider):
+            return images.resolve(spec.image)
+        order = order_of(_as_execution(spec), tenant.id, ask)
+        return images.at_hand(order) or await images.provide(order)
 
     def _find(self, reference: str, tenant: Tenant) -> Life | None:
         life = self._lives.get(InstanceId(reference))
@@ -675,5 +691,6 @@ def _as_execution(spec: InstanceSpec) -> ExecutionSpec:
         memory=spec.memory,
         runtime=spec.runtime,
         network=spec.network,
+        pull_policy=spec.pull_policy,
         isolation_min=spec.isolation_min,
     )

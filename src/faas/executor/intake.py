@@ -12,6 +12,7 @@ from faas.errors import (
     IdempotencyConflictError,
     ImageNotFoundError,
     UnavailableError,
+    UnsupportedError,
 )
 from faas.events import EventBus, ExecutionQueued, ExecutionRejected
 from faas.executor.active import NO_ROOT, Active
@@ -35,6 +36,8 @@ from faas.sandbox.protocols import RootFilesystem
 from faas.sandbox.registry import Registry
 from faas.tenancy import Principal
 
+NO_CACHES = "this gateway keeps no dependency caches: FAAS_DEPENDENCY_CACHE_MB is 0"
+
 
 class Intake:
     """Holds the executions under way, by id and by idempotency key."""
@@ -53,6 +56,7 @@ class Intake:
         events: EventBus,
         clock: Clock,
     ) -> None:
+        self._keeps_caches = settings.dependency_caches.tenant_bytes_max > 0
         self._live_dir = str(settings.live_dir)
         self._ledger = ledger
         self._registry = registry
@@ -91,6 +95,8 @@ class Intake:
             if self.is_closed:
                 raise UnavailableError("the gateway is shutting down", retry_after_seconds=1.0)
             check_mode(spec)
+            if spec.caches and not self._keeps_caches:
+                raise UnsupportedError(NO_CACHES, hint="leave out `caches`")
             if spec.mode is Mode.PERSISTENT:
                 spec = self._settled(spec, principal)
             root, order = self._image(spec, principal.tenant.id, ask or ImageAsk())

@@ -85,6 +85,11 @@ def check_mode(spec: ExecutionSpec) -> None:
         raise InvalidArgumentError(
             f"instance_id means nothing in mode {spec.mode.value}", hint="set mode to persistent"
         )
+    if spec.caches and spec.mode is Mode.PERSISTENT:
+        raise InvalidArgumentError(
+            "an instance keeps its own caches: its files stay",
+            hint="leave out `caches`, or use another mode",
+        )
     if spec.mode is Mode.CACHED and (spec.stdin_open or spec.tty):
         raise InvalidArgumentError(
             "a command that is typed to cannot be answered from the cache",

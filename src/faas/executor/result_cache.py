@@ -65,7 +65,7 @@ def cache_key(spec: ExecutionSpec, *, tenant: TenantId, image_digest: str, runti
         content = (
             "content", tenant, image_digest, runtime, spec.argv, sorted(spec.env),
             spec.working_dir, _hash(spec.stdin), files, _hash(spec.archive), spec.limits,
-            spec.network, spec.user, spec.tty, spec.isolation_min,
+            spec.network, spec.user, spec.tty, spec.isolation_min, spec.caches,
         )  # fmt: skip
     return hashlib.sha256(msgspec.msgpack.encode(content)).digest()
 

@@ -21,6 +21,7 @@ from faas.errors import (
 from faas.events import EventBus, ExecutionStarted
 from faas.executor import slices
 from faas.executor.active import Active
+from faas.executor.dependency_caches import DependencyCaches, environment
 from faas.executor.disposal import Disposal
 from faas.executor.instances import Instances
 from faas.executor.ledger import Ledger
@@ -36,6 +37,7 @@ from faas.ids import SandboxId, new_sandbox_id
 from faas.images import ImageProvider
 from faas.lifecycle import SandboxState
 from faas.model import (
+    CacheReport,
     ExecutionResult,
     ExecutionSpec,
     ExecutionState,
@@ -103,6 +105,7 @@ class Workshop:
     registry: Registry | None = None
     results: ResultCache | None = None
     origins: Origins | None = None
+    caches: DependencyCaches | None = None
 
 
 def process_name(entry: Beginning) -> str:
@@ -124,8 +127,17 @@ async def run_once(active: Active, shop: Workshop) -> ExecutionResult:
         FaasError: we failed.
     """
     granted_ns = shop.clock.monotonic_ns()
+    if active.sandbox is not None and active.is_from_pool and not active.sandbox.is_alive:
+        _put_down(active, active.sandbox, shop)
     sandbox = active.sandbox or await _find_sandbox(active, shop)
     return await run_in(active, shop, sandbox, granted_ns=granted_ns)
+
+
+def _put_down(active: Active, dead: GuardedSandbox, shop: Workshop) -> None:
+    """A ready sandbox died before anything ran in it: another one is made instead."""
+    shop.disposal.take(dead, "found dead")
+    active.sandbox, active.is_from_pool = None, False
+    active.state, active.started_at = ExecutionState.QUEUED, None
 
 
 async def run_in(
@@ -161,13 +173,25 @@ async def run_in(
     if active.slicing is not None:
         return slices.result(active, sandbox, active.slicing, ended_ns - ready_ns)
     stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
+    reports = await _keep_caches(active, shop, sandbox, end)
     timings = Timings(
         queue_us=(granted_ns - active.submitted_ns) // 1000,
         sandbox_us=(ready_ns - granted_ns) // 1000,
         exec_us=(ended_ns - ready_ns) // 1000,
         collect_us=(clock.monotonic_ns() - ended_ns) // 1000,
     )
-    return _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)
+    result = _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)
+    return replace(result, caches=reports) if reports else result
+
+
+async def _keep_caches(
+    active: Active, shop: Workshop, sandbox: GuardedSandbox, end: Exit
+) -> tuple[CacheReport, ...]:
+    spec, caches = active.entry.spec, shop.caches
+    if not spec.caches or caches is None:
+        return ()
+    active.overdue_ns = None  # It has ended; this time is not its own.
+    return await caches.keep(sandbox, spec, active.tenant.id, end)
 
 
 def _check_isolation(active: Active, sandbox: GuardedSandbox) -> None:
@@ -221,17 +245,19 @@ async def run_persistent(active: Active, shop: Workshop) -> ExecutionResult:
         return await run_in(active, shop, active.sandbox, granted_ns=granted_ns)
 
 
-async def resume(active: Active, origins: Origins | None) -> ExecutionResult:
+async def resume(active: Active, shop: Workshop) -> ExecutionResult:
     """Go on waiting for a command that a former gateway started."""
     sandbox, process = active.sandbox, active.process
     assert sandbox is not None  # noqa: S101  recovery resumes only what it adopted
     assert process is not None  # noqa: S101
-    end = await slices.end_of(active, origins, process)
+    end = await slices.end_of(active, shop.origins, process)
     if active.slicing is not None:
         return slices.result(active, sandbox, active.slicing, end.wall_us * 1000)
     stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
+    reports = await _keep_caches(active, shop, sandbox, end)
     timings = Timings(exec_us=end.wall_us)
-    return _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)
+    result = _result(active, sandbox, end, timings, stdout=stdout, stderr=stderr)
+    return replace(result, caches=reports) if reports else result
 
 
 def overdue_ns(active: Active, clock: Clock) -> int | None:
@@ -326,6 +352,8 @@ async def _prepare(active: Active, shop: Workshop, sandbox: GuardedSandbox) -> C
     if spec.snapshot_id is not None and spec.mode is not Mode.PERSISTENT:
         assert shop.origins is not None  # noqa: S101  it was found there
         await shop.origins.restore(spec.snapshot_id, sandbox)
+    if spec.caches and shop.caches is not None:
+        await shop.caches.put_in(sandbox, spec, active.tenant.id)
     if spec.archive is not None:
         await sandbox.make_dir(working_dir)
         await sandbox.put_archive(spec.archive, path=working_dir)
@@ -340,7 +368,7 @@ async def _prepare(active: Active, shop: Workshop, sandbox: GuardedSandbox) -> C
         raise DeadlineExceededError("the time the caller allowed ended before the command began")
     return Command(
         argv=spec.argv,
-        env=_merge(active.root.env, spec.env),
+        env=_environment(active.root, spec),
         working_dir=working_dir,
         uid=uid,
         gid=gid,
@@ -363,6 +391,14 @@ async def _place(active: Active, shop: Workshop, sandbox: GuardedSandbox) -> Non
         sandbox_id=sandbox.id,
         started_at=active.started_at,
     )
+
+
+def _environment(root: RootFilesystem, spec: ExecutionSpec) -> tuple[tuple[str, str], ...]:
+    """The image's, then what tells tools of their caches, then the request's own."""
+    image = root.env
+    if spec.caches:
+        image = tuple((dict(image) | environment(spec.caches)).items())
+    return _merge(image, spec.env)
 
 
 def _merge(

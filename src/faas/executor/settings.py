@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from faas.caches import CacheBounds
 from faas.executor.result_cache import CacheLimits
 from faas.model import Limits
 
@@ -45,6 +46,8 @@ class ExecutorSettings:
     retention: Retention = field(default_factory=Retention)
 
     cache: CacheLimits = field(default_factory=CacheLimits)
+    dependency_caches: CacheBounds = field(default_factory=CacheBounds)
+    """What pip, npm, cargo and go fetched, for a tenant's next runs."""
     cache_verify_share: float = 0.0
     """Share of the cache's answers that are run again and compared."""
     parked_max: int = 8
@@ -63,6 +66,16 @@ class ExecutorSettings:
 
     ports_url: str = "http://*.localhost:8080"
     """Where exposed ports of instances are; `*` stands for the name of one."""
+
+    @property
+    def dependency_caches_dir(self) -> Path:
+        """Layers of dependency caches, by tenant and tool."""
+        return self.data_dir / "dependency-caches"
+
+    @property
+    def dependency_scratch_dir(self) -> Path:
+        """Where the caches of runs lie for the moment between sandbox and layer."""
+        return self.data_dir / "dependency-scratch"
 
     @property
     def pools_path(self) -> Path:

@@ -11,12 +11,13 @@ from faas.executor import PlatformExecutor
 from faas.gateway import later
 from faas.gateway.container_stream import ContainerStreams
 from faas.gateway.docs import docs_endpoints
-from faas.gateway.door import Door, ImageShelf
+from faas.gateway.door import Door
 from faas.gateway.middleware import Front
 from faas.gateway.port_door import PROXY_PATH, PortDoor, PortPath
 from faas.gateway.routing import Endpoint, Resource
 from faas.gateway.settings import GatewaySettings
 from faas.gateway.table import ENDPOINTS
+from faas.images import ImageProvider
 from faas.metrics import Metrics
 
 _CORS_SECONDS = 600
@@ -58,7 +59,7 @@ def build_app(
     executor: PlatformExecutor,
     *,
     settings: GatewaySettings,
-    images: ImageShelf | None,
+    images: ImageProvider | None,
     events: EventBus,
     metrics: Metrics,
 ) -> Starlette:

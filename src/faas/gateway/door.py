@@ -1,10 +1,7 @@
 """What every handler may use: the executor and the little the door itself keeps."""
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Protocol
 
 from faas.clock import Clock, SystemClock
 from faas.events import EventBus
@@ -12,31 +9,8 @@ from faas.executor import PlatformExecutor
 from faas.gateway.auth import Keyring
 from faas.gateway.gauges import Machine
 from faas.gateway.settings import GatewaySettings
+from faas.images import ImageProvider
 from faas.metrics import Metrics
-
-
-class ImageEntry(Protocol):
-    """What is told of one image."""
-
-    @property
-    def reference(self) -> str: ...
-
-    @property
-    def digest(self) -> str: ...
-
-    @property
-    def size_bytes(self) -> int | None: ...
-
-    @property
-    def created_at(self) -> datetime | None: ...
-
-
-class ImageShelf(Protocol):
-    """The images that can be run here, as `faas.images.ImageStore` has them."""
-
-    def list(self) -> Iterable[ImageEntry]:
-        """All of them, `host` included or not."""
-        ...
 
 
 @dataclass(slots=True)
@@ -45,7 +19,7 @@ class Door:
 
     executor: PlatformExecutor
     settings: GatewaySettings
-    images: ImageShelf | None
+    images: ImageProvider | None
     events: EventBus
     metrics: Metrics
     clock: Clock = field(default_factory=SystemClock)

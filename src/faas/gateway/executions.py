@@ -7,13 +7,14 @@ import msgspec
 
 from faas.errors import ExecutionNotFoundError, InvalidArgumentError
 from faas.executor import IdempotencyKey
+from faas.executor.images import ImageAsk
 from faas.gateway import views
 from faas.gateway.connection import while_connected
 from faas.gateway.door import Door
 from faas.gateway.exchange import Exchange, choice, number
 from faas.gateway.problems import UnsupportedMediaTypeError
 from faas.gateway.replies import Headers, Reply
-from faas.gateway.specs import decoded, digest, read_request
+from faas.gateway.specs import ask_of, decoded, digest, read_request
 from faas.gateway.strict import Faults, decode
 from faas.gateway.wire import ExecuteRequest, StdinRequest, StdinView
 from faas.ids import ExecutionId, parse
@@ -44,10 +45,11 @@ async def run(
     key = _idempotency(exchange, request)
     is_replay = key is not None and await door.executor.recall(exchange.principal, key) is not None
     headers = _REPLAYED if is_replay else None
+    ask = ask_of(request)
     if not request.wait:
-        return await _submit(door, exchange, spec, key, headers)
+        return await _submit(door, exchange, spec, key, headers, ask=ask)
     record = await while_connected(
-        door.executor.execute(spec, exchange.principal, idempotency=key),
+        door.executor.execute(spec, exchange.principal, idempotency=key, ask=ask),
         exchange.receive,
         after_seconds=door.settings.disconnect_watch_seconds,
     )
@@ -60,8 +62,10 @@ async def _submit(
     spec: ExecutionSpec,
     key: IdempotencyKey | None,
     headers: Headers | None,
+    *,
+    ask: ImageAsk,
 ) -> Reply:
-    record = await door.executor.submit(spec, exchange.principal, idempotency=key)
+    record = await door.executor.submit(spec, exchange.principal, idempotency=key, ask=ask)
     location = (b"location", f"/api/v1/executions/{record.id}".encode())
     return Reply(encode(views.execution(record)), status=202, headers=[location, *(headers or [])])
 

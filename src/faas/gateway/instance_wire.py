@@ -12,6 +12,8 @@ from faas.gateway.wire import (
     NetworkName,
     Path,
     Plain,
+    PullPolicyName,
+    RegistryAuth,
     RuntimeName,
 )
 
@@ -72,6 +74,8 @@ class InstanceRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(description="`uid` or `uid:gid`, of commands that name none."),
     ] = None
     network: NetworkName | None = None
+    pull_policy: PullPolicyName | None = None
+    registry_auth: RegistryAuth | None = None
     isolation: Annotated[
         IsolationName | None, Meta(description="The least isolation accepted; never lowered.")
     ] = None

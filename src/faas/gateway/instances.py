@@ -6,6 +6,7 @@ from dataclasses import replace
 import msgspec
 
 from faas.errors import InvalidArgumentError, UnsupportedError
+from faas.executor.images import ImageAsk
 from faas.executor.instance_records import IdleAction, InstanceRecord, InstanceSpec
 from faas.gateway import executions
 from faas.gateway.door import Door
@@ -20,7 +21,7 @@ from faas.gateway.instance_wire import (
 )
 from faas.gateway.replies import Headers, NoContent, Reply
 from faas.gateway.settings import GatewaySettings
-from faas.gateway.specs import check, read_request
+from faas.gateway.specs import check, login_of, read_request
 from faas.gateway.strict import Faults, decode
 from faas.gateway.wire import ExecuteRequest
 from faas.ids import parse
@@ -38,8 +39,10 @@ async def create(door: Door, exchange: Exchange) -> Reply:
     """`POST /api/v1/instances`"""
     exchange.require_json()
     exchange.query()
-    spec = _spec(decode(await exchange.body(), InstanceRequest), door.settings)
-    made = await door.executor.instances.create(spec, exchange.principal)
+    request = decode(await exchange.body(), InstanceRequest)
+    spec = _spec(request, door.settings)
+    ask = ImageAsk(login_of(request.registry_auth))
+    made = await door.executor.instances.create(spec, exchange.principal, ask=ask)
     return Reply(encode(view(made)))
 
 
@@ -247,6 +250,7 @@ def _spec(request: InstanceRequest, settings: GatewaySettings) -> InstanceSpec:
             working_dir=request.working_dir,
             user=request.user,
             network=request.network,
+            pull_policy=request.pull_policy,
             isolation=request.isolation,
         ),
         settings,
@@ -262,6 +266,7 @@ def _spec(request: InstanceRequest, settings: GatewaySettings) -> InstanceSpec:
         runtime=asked.runtime,
         limits=asked.limits,
         network=asked.network,
+        pull_policy=asked.pull_policy,
         isolation_min=asked.isolation_min,
         env=asked.env,
         working_dir=asked.working_dir,

@@ -15,6 +15,7 @@ from faas.events import AuthenticationFailed
 from faas.gateway import problems
 from faas.gateway.door import Door
 from faas.gateway.exchange import ClientGoneError, Exchange
+from faas.gateway.origins import check_origin
 from faas.gateway.problems import RouteNotFoundError
 from faas.gateway.replies import TRACE_KEY
 from faas.gateway.routing import EXCHANGE_KEY
@@ -49,6 +50,9 @@ class Front:
         trace_id = trace_id_of(headers)
         scope[TRACE_KEY] = trace_id
         try:
+            if self._keys.is_open and b"origin" in headers:
+                # No key is asked for: then at least no page from elsewhere may ask.
+                check_origin(headers, self._settings)
             scope[EXCHANGE_KEY] = Exchange(
                 scope,
                 receive,

@@ -31,6 +31,11 @@ class GatewaySettings:
     """Only to be told at `GET /api/v1/images`; resolving is the image store's."""
     limits_default: Limits = field(default_factory=Limits)
     limits_max: Limits = LIMITS_MAX
+    pull_policy: str = "missing"
+    """Of a request that does not say."""
+    build_bytes_max: int = 1 << 30
+    """Of a tar that is received into a file: a build's context, an image to import."""
+    build_seconds_max: float = 1800.0
     body_bytes_max: int = 64 << 20
     """Of one request. A tar of a project travels in it as base64."""
     body_timeout_seconds: float = 60.0

@@ -15,15 +15,19 @@ from functools import lru_cache
 
 import msgspec
 
+from faas.executor.images import ImageAsk
 from faas.gateway.settings import GatewaySettings
 from faas.gateway.strict import Faults, Partial, decode_execute
-from faas.gateway.wire import Base64Payload, ExecuteRequest, FileField
+from faas.gateway.wire import Base64Payload, ExecuteRequest, FileField, RegistryAuth
+from faas.images import RegistryLogin
+from faas.images.order import PULL_SECONDS_MAX
 from faas.model import (
     ExecutionSpec,
     FileInput,
     Limits,
     Mode,
     NetworkMode,
+    PullPolicy,
     RuntimeChoice,
 )
 
@@ -93,6 +97,9 @@ def digest(request: ExecuteRequest) -> str:
     submitted.
     """
     asked = request if request.wait else msgspec.structs.replace(request, wait=True)
+    if asked.registry_auth is not None:
+        # A digest that is stored must not be one by which a password can be guessed.
+        asked = msgspec.structs.replace(asked, registry_auth=None)
     return hashlib.sha256(b"execute\0" + msgspec.json.encode(asked)).hexdigest()
 
 
@@ -120,12 +127,26 @@ def _spec(request: ExecuteRequest, settings: GatewaySettings, faults: Faults) ->
         # The original's clients send a key with every request, whatever the mode. Only mode cached
         # is ever answered from a cache, so elsewhere it asks for nothing.
         cache_key=request.cache_key if mode is Mode.CACHED else None,
+        caches=tuple(dict.fromkeys(request.caches or ())),
+        cache_write=request.cache_write,
         snapshot_id=request.snapshot_id,
         branch_from=request.branch_from,
         memory=request.memory,
         checkpoint_after_ms=request.checkpoint_after_ms,
         instance_id=request.instance_id,
+        pull_policy=PullPolicy(request.pull_policy or settings.pull_policy),
     )
+
+
+def login_of(auth: RegistryAuth | None) -> RegistryLogin | None:
+    """Credentials for a registry."""
+    return None if auth is None else RegistryLogin(auth.username, auth.password)
+
+
+def ask_of(request: ExecuteRequest) -> ImageAsk:
+    """What is said of the image that no ledger may hold."""
+    ms = request.pull_timeout_ms
+    return ImageAsk(login_of(request.registry_auth), PULL_SECONDS_MAX if ms is None else ms / 1000)
 
 
 def _image_unsaid(request: ExecuteRequest, settings: GatewaySettings) -> str:

@@ -16,13 +16,15 @@ from typing import Literal, TypeVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from faas.errors import FaasError, InvalidArgumentError, ResourceExhaustedError, UnavailableError
+from faas.errors import FaasError, InvalidArgumentError
 from faas.executor import ExecutionLogs
 from faas.gateway import problems, views
 from faas.gateway.connection import while_connected
 from faas.gateway.door import Door
+from faas.gateway.event_stream import require_room
 from faas.gateway.exchange import ClientGoneError, Exchange, choice, number
 from faas.gateway.executions import encode, execution_id_of
+from faas.gateway.image_wire import step_view
 from faas.gateway.problems import NotAcceptableError
 from faas.gateway.replies import TRACE_KEY, Reply
 from faas.gateway.wire import LogsView, OutputEvent
@@ -105,13 +107,7 @@ async def stream_logs(door: Door, exchange: Exchange) -> ASGIApp:
     query = exchange.query("last_event_id")
     last = exchange.headers.get(b"last-event-id", b"").decode("latin-1")
     stdout, stderr = _resume_at(last or query.get("last_event_id", ""))
-    if door.is_closing:
-        raise UnavailableError("the gateway is shutting down", retry_after_seconds=1.0)
-    if len(door.streams) >= door.settings.streams_max:
-        raise ResourceExhaustedError(
-            f"{door.settings.streams_max} streams are open, and more are not allowed",
-            details={"streams_max": door.settings.streams_max},
-        )
+    require_room(door)
     logs = door.executor.logs(execution_id, exchange.principal)
     return LogStream(door, exchange, execution_id, logs, {"stdout": stdout, "stderr": stderr})
 
@@ -185,6 +181,8 @@ class LogStream:
     async def _pieces(self) -> AsyncGenerator[bytes]:
         yield _OPENING
         try:
+            async for piece in self._image_steps():
+                yield piece
             seen = self._logs.progress()
             while True:
                 for piece in self._written(seen):
@@ -205,6 +203,21 @@ class LogStream:
                 )
         except FaasError as failure:
             yield self._event("error", problems.reply(failure, self._exchange.trace_id).body)
+
+    async def _image_steps(self) -> AsyncGenerator[bytes]:
+        """Tell how its image comes, as long as it is waited for."""
+        watch, seen = self._logs.image_watch, 0
+        if watch is None:
+            return
+        while True:
+            async for is_more in self._until(partial(watch.changed, seen)):
+                if is_more is False:
+                    return
+                if is_more is None:
+                    yield _HEARTBEAT
+            steps, seen = watch.since(seen)
+            for step in steps:
+                yield self._event("image", encode(step_view(step)))
 
     def _written(self, seen: Progress) -> Iterator[bytes]:
         """Yield what is there and was not sent, one piece of each stream in turn."""

@@ -1,11 +1,11 @@
-"""What the gateway says of itself: health, metrics, images. Nothing here does work of
+"""What the gateway says of itself: health, metrics. Nothing here does work of
 its own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from faas.errors import UnauthenticatedError
 from faas.gateway import gauges
-from faas.gateway.door import Door, ImageEntry
+from faas.gateway.door import Door
 from faas.gateway.exchange import Exchange
 from faas.gateway.executions import encode
 from faas.gateway.replies import Reply
@@ -13,8 +13,6 @@ from faas.gateway.wire import (
     Component,
     DetailedMetricsView,
     HealthView,
-    ImagesView,
-    ImageView,
     MetricsSummaryView,
     MetricsView,
     PerformanceView,
@@ -132,26 +130,6 @@ async def all_gauges(door: Door) -> list[Gauge]:
         Gauge(gauges.BUILD, 1, (door.settings.version,)),
         Gauge(gauges.UPTIME, door.uptime_ms / 1000),
     ]
-
-
-async def images(door: Door, exchange: Exchange) -> Reply:
-    """`GET /api/v1/images`"""
-    exchange.query()
-    entries: Iterable[ImageEntry] = door.images.list() if door.images is not None else ()
-    rows = [_image(entry) for entry in entries]
-    if all(row.reference != "host" for row in rows):
-        rows.insert(0, ImageView(reference="host", digest="host"))
-    settings = door.settings
-    return Reply(encode(ImagesView(rows, dict(settings.image_aliases), settings.default_image)))
-
-
-def _image(entry: ImageEntry) -> ImageView:
-    return ImageView(
-        reference=entry.reference,
-        digest=entry.digest,
-        size_bytes=entry.size_bytes,
-        created_at=entry.created_at,
-    )
 
 
 def _by_runtime(door: Door) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The route table. What a row says is what is served and what the document tells."""
 
 from faas.gateway import executions, pools, streams, system
+from faas.gateway.image_table import IMAGE_ENDPOINTS
 from faas.gateway.instance_table import INSTANCE_ENDPOINTS
 from faas.gateway.routing import Answer, Endpoint, Parameter
 from faas.gateway.state_table import STATE_ENDPOINTS
@@ -10,7 +11,6 @@ from faas.gateway.wire import (
     ExecutionPage,
     ExecutionView,
     HealthView,
-    ImagesView,
     LogsView,
     MetricsView,
     PoolsView,
@@ -263,15 +263,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         body=PrewarmRequest,
         failures=(404, 413, 415, 429, 501, 503),
     ),
-    Endpoint(
-        "GET",
-        "/api/v1/images",
-        system.images,
-        "Images that can be run here",
-        "system",
-        (Answer(200, "All of them.", ImagesView),),
-        Scope.READ,
-    ),
+    *IMAGE_ENDPOINTS,
     *INSTANCE_ENDPOINTS,
     *STATE_ENDPOINTS,
 )

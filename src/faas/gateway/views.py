@@ -1,10 +1,13 @@
 """From records to answers."""
 
 import base64
+from typing import cast
 
 from msgspec import UNSET, UnsetType
 
 from faas.gateway.wire import (
+    CacheReportView,
+    DependencyCacheName,
     ExecutionPage,
     ExecutionSummary,
     ExecutionView,
@@ -12,7 +15,7 @@ from faas.gateway.wire import (
     FailureView,
     TimingsView,
 )
-from faas.model import ExecutionRecord, ExecutionResult
+from faas.model import CacheReport, ExecutionRecord, ExecutionResult
 
 _SHOWN_ARGUMENTS = 8
 _SHOWN_CHARACTERS = 200
@@ -57,6 +60,7 @@ def execution(record: ExecutionRecord) -> ExecutionView:
         cache_hit=result.cache_hit,
         snapshot_id=result.snapshot_id,
         instance_id=record.spec.instance_id,
+        caches=_caches(result.caches),
         timings=TimingsView(
             timings.queue_us / 1000,
             timings.sandbox_us / 1000,
@@ -67,6 +71,21 @@ def execution(record: ExecutionRecord) -> ExecutionView:
         started_at=record.started_at,
         finished_at=record.finished_at,
     )
+
+
+def _caches(reports: tuple[CacheReport, ...]) -> list[CacheReportView] | UnsetType:
+    if not reports:
+        return UNSET
+    return [
+        CacheReportView(
+            cast("DependencyCacheName", one.name),
+            one.added,
+            one.added_bytes,
+            one.refused,
+            one.problem,
+        )
+        for one in reports
+    ]
 
 
 def _without_result(record: ExecutionRecord) -> ExecutionView:

@@ -14,9 +14,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 RuntimeName = Literal["auto", "docker", "embedded", "firecracker", "microvm"]
 ModeName = Literal["branched", "cached", "checkpointed", "ephemeral", "persistent"]
 NetworkName = Literal["egress", "none"]
+DependencyCacheName = Literal["cargo", "go", "npm", "pip"]
 IsolationName = Literal["container", "gvisor", "microvm", "none", "userns"]
 StateName = Literal["failed", "finished", "queued", "running"]
 StreamName = Literal["stderr", "stdout"]
+PullPolicyName = Literal["always", "missing", "never"]
 ReasonName = Literal[
     "cancelled", "checkpointed", "exited", "out_of_memory", "signalled", "timed_out"
 ]
@@ -72,6 +74,16 @@ class FileField(Struct, frozen=True, forbid_unknown_fields=True):
         | Annotated[str, Meta(extra_json_schema=_says(_OCTAL))],
         Meta(description='Permission bits: a number, or octal text such as "0755".'),
     ] = 0o644
+
+
+class RegistryAuth(Struct, frozen=True, forbid_unknown_fields=True):
+    """Credentials for the image's registry, used once and kept nowhere."""
+
+    username: Annotated[str, Meta(min_length=1, max_length=256)]
+    password: Annotated[str, Meta(min_length=1, max_length=65536)]
+
+    def __repr__(self) -> str:
+        return "RegistryAuth(...)"
 
 
 Command = (
@@ -138,6 +150,16 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cache_key: Annotated[
         str | None, Meta(description="Has no effect in mode `ephemeral`, which is never cached.")
     ] = None
+    caches: Annotated[
+        Annotated[list[DependencyCacheName], Meta(max_length=16)] | None,
+        Meta(
+            description="What these tools fetched in this tenant's earlier runs is put in; what a"
+            " command that succeeds adds is kept. Not in mode `persistent`."
+        ),
+    ] = None
+    cache_write: Annotated[
+        bool, Meta(description="False: nothing of this run is kept in `caches`.")
+    ] = True
     snapshot_id: str | None = None
     branch_from: str | None = None
     memory: Annotated[
@@ -173,6 +195,15 @@ class ExecuteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     isolation: Annotated[
         IsolationName | None, Meta(description="The least isolation accepted; never lowered.")
     ] = None
+    pull_policy: Annotated[
+        PullPolicyName | None,
+        Meta(description="When the image is fetched: `missing`, `always` or `never`."),
+    ] = None
+    pull_timeout_ms: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="How long finding and fetching the image may take."),
+    ] = None
+    registry_auth: RegistryAuth | None = None
     wait: Annotated[
         bool, Meta(description="False: answer 202 as soon as the execution is stored.")
     ] = True
@@ -215,6 +246,19 @@ class FailureView(Struct, frozen=True):
     hint: str | None
 
 
+class CacheReportView(Struct, frozen=True):
+    """What came of one dependency cache after the run."""
+
+    name: DependencyCacheName
+    added: int
+    """Files that were new and are kept."""
+    added_bytes: int
+    refused: int
+    """Links, devices and the like, which are never kept."""
+    problem: str | None
+    """Why nothing was kept."""
+
+
 class ExecutionView(Struct, frozen=True, kw_only=True):
     """One execution. The fields of the result are null until it is `finished`."""
 
@@ -250,6 +294,8 @@ class ExecutionView(Struct, frozen=True, kw_only=True):
     cache_hit: bool = False
     snapshot_id: str | None = None
     instance_id: str | None = None
+    caches: list[CacheReportView] | UnsetType = UNSET
+    """Only when the request named some."""
     timings: TimingsView | None = None
     failure: FailureView | None = None
     created_at: datetime
@@ -419,23 +465,6 @@ class PoolsView(Struct, frozen=True, kw_only=True):
     pools: list[PoolView]
     queued: int
     running: int
-
-
-class ImageView(Struct, frozen=True, kw_only=True):
-    """One image that can be run here."""
-
-    reference: str
-    digest: str
-    size_bytes: int | None = None
-    created_at: datetime | None = None
-
-
-class ImagesView(Struct, frozen=True):
-    """All images here, and what other names stand for."""
-
-    images: list[ImageView]
-    aliases: dict[str, str]
-    default: str
 
 
 class MetricsView(Struct, frozen=True, kw_only=True):

@@ -280,7 +280,13 @@ _SAID: tuple[tuple[tuple[str, ...], type[FaasError], str, str], ...] = (
         "check the name and tag; private images need docker login, or registry_auth",
     ),
     (
-        ("unauthorized", "authentication required", "denied", "invalid username/password"),
+        (
+            "unauthorized",
+            "authentication required",
+            "no basic auth",
+            "denied",
+            "invalid username/password",
+        ),
         PermissionDeniedError,
         "the registry does not give {name} to these credentials",
         "docker login REGISTRY, or pass registry_auth with the request",

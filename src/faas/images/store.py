@@ -106,6 +106,11 @@ class ImageStore:
         self._generation: tuple[int, int] | None = None
         self._cache: dict[str, RootFilesystem] = {}
 
+    @property
+    def directory(self) -> Path:
+        """Where all of it lies."""
+        return self._directory
+
     def resolve(self, reference: str) -> RootFilesystem:
         """Return what a name stands for; from memory unless images changed since.
 

@@ -89,6 +89,6 @@ class KeepsImages(Protocol):
     """A runtime with images of its own."""
 
     @property
-    def shelf(self) -> ImageShelf:
-        """Its images. Only once it was started."""
+    def shelf(self) -> ImageShelf | None:
+        """Its images; None until it was started."""
         ...

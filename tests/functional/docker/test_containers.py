@@ -10,7 +10,7 @@ from tests.plugins.docker import Docker, docker, docker_engine, docker_root, scr
 
 from faas.assembly import open_platform
 from faas.config import Settings
-from faas.docker.container import reserved_uid
+from faas.docker.container import reserved_uids
 from faas.docker.runtime import DockerRuntime
 from faas.errors import (
     InvalidArgumentError,
@@ -69,7 +69,7 @@ async def test_nothing_of_the_host_is_in_a_container_but_the_agent(
 
 
 async def test_the_user_that_owns_the_agents_socket_cannot_be_taken(bench: Bench) -> None:
-    for owner in ({"uid": reserved_uid()}, {"gid": reserved_uid()}):
+    for owner in ({name: uid} for name in ("uid", "gid") for uid in reserved_uids()):
         with pytest.raises(InvalidArgumentError):
             await bench.run("true", **owner)
 

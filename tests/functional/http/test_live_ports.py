@@ -3,10 +3,15 @@
 import hashlib
 import json
 import os
+import shutil
+import signal
 import socket
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,140 +28,8 @@ pytestmark = [
 KEY, OTHERS = "key-of-the-first-tenant", "key-of-the-second-tenant"
 MIB = 1 << 20
 
-SERVER = r"""
-import asyncio, base64, hashlib, http.server, json, socketserver, struct, sys, time, threading
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_): pass
-
-    def whole(self, body, kind="application/json", **headers):
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in headers.items():
-            for one in value if isinstance(value, list) else [value]:
-                self.send_header(name.replace("_", "-"), one)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self):
-        path = self.path.partition("?")[0]
-        if path == "/big":
-            self.send_response(200)
-            self.send_header("Content-Length", str(64 << 20))
-            self.end_headers()
-            for n in range(64):
-                self.wfile.write(bytes([n]) * (1 << 20))
-                open("/tmp/sent", "w").write(str(n + 1))
-        elif path == "/events":
-            self.send_response(200)
-            self.send_header("Content-Type", "text/event-stream")
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            for n in range(3):
-                piece = b"data: %d\n\n" % n
-                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece)); self.wfile.flush()
-                while n < 2 and not self.server.may_go.wait(0.05): pass
-                self.server.may_go.clear()
-            self.wfile.write(b"0\r\n\r\n")
-        elif path == "/go":
-            self.server.may_go.set()
-            self.whole(b"{}")
-        elif path == "/torn":
-            self.send_response(200)
-            self.send_header("Content-Length", "1000")
-            self.end_headers()
-            self.wfile.write(b"half")
-            self.close_connection = True
-        elif path == "/cookies":
-            self.whole(b"{}", Set_Cookie=["a=1; Path=/; Domain=.localhost", "faas_port=stolen"],
-                       Alt_Svc='h3="evil:443"', Connection="X-Secret", X_Secret="s")
-        elif path == "/page":
-            self.whole(b"<html><title>waiting</title><body><script>"
-                       b"fetch('/echo').then(r => r.json()).then(d => {"
-                       b"  const s = new WebSocket(`ws://${location.host}/socket`);"
-                       b"  s.onopen = () => s.send('hi');"
-                       b"  s.onmessage = e => { document.title = 'got ' + e.data;"
-                       b"    document.body.innerText = 'DONE ' + e.data + ' ' + d.method"
-                       b"      + ' ' + location.search + ' ' + document.cookie; };"
-                       b"});</script></body></html>", "text/html")
-        else:
-            self.echo(b"")
-
-    def echo(self, body):
-        said = {"method": self.command, "path": self.path, "headers": self.headers.items(),
-                "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-        self.whole(json.dumps(said).encode())
-
-    def do_POST(self):
-        size, digest = 0, hashlib.sha256()
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            while length := int(self.rfile.readline(), 16):
-                piece = self.rfile.read(length); self.rfile.readline()
-                size += len(piece); digest.update(piece)
-            self.rfile.readline()
-        else:
-            left = int(self.headers.get("Content-Length", 0))
-            while left:
-                piece = self.rfile.read(min(left, 1 << 16))
-                left -= len(piece); size += len(piece); digest.update(piece)
-        said = {"method": "POST", "path": self.path, "bytes": size, "sha256": digest.hexdigest(),
-                "headers": self.headers.items()}
-        self.whole(json.dumps(said).encode())
-
-    do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_POST
-
-class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-async def sockets(reader, writer):
-    head = await reader.readuntil(b"\r\n\r\n")
-    fields = dict(l.split(": ", 1) for l in head.decode().split("\r\n")[1:] if ": " in l)
-    fields = {k.lower(): v for k, v in fields.items()}
-    key = fields["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-    accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
-    chosen = "Sec-WebSocket-Protocol: chat\r\n" if "sec-websocket-protocol" in fields else ""
-    writer.write(("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
-                  f"Connection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n"
-                  f"{chosen}\r\n").encode())
-    def say(opcode, data):
-        n = len(data)
-        size = bytes([n]) if n < 126 else b"\x7e" + struct.pack(">H", n & 65535)
-        size = size if n < 65536 else b"\x7f" + struct.pack(">Q", n)
-        writer.write(bytes([0x80 | opcode]) + size + data)
-    try:
-        while True:
-            first, second = await reader.readexactly(2)
-            n = second & 127
-            if n == 126: n = struct.unpack(">H", await reader.readexactly(2))[0]
-            elif n == 127: n = struct.unpack(">Q", await reader.readexactly(8))[0]
-            mask = await reader.readexactly(4)
-            data = bytes(b ^ mask[i % 4] for i, b in enumerate(await reader.readexactly(n)))
-            opcode = first & 15
-            if opcode == 8: say(8, data); await writer.drain(); break
-            if data == b"head": data = json.dumps(fields).encode()
-            if data == b"bye":
-                say(8, struct.pack(">H", 4321) + b"so long"); await writer.drain(); break
-            if data.startswith(b"big "): data = b"x" * int(data[4:])
-            say(opcode, data)
-            await writer.drain()
-    except asyncio.IncompleteReadError:
-        pass
-    writer.close()
-
-http_server = Server(("127.0.0.1", 8000), Handler)
-http_server.may_go = threading.Event()
-threading.Thread(target=http_server.serve_forever, daemon=True).start()
-
-async def main():
-    server = await asyncio.start_server(sockets, "127.0.0.1", 8001)
-    print("up", flush=True)
-    await server.serve_forever()
-asyncio.run(main())
-"""
+SERVER = Path(__file__).with_name("port_server.txt").read_text()
+"""What runs in the sandbox."""
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +66,9 @@ class House:
         wait = "for i in $(seq 400); do grep -q up /tmp/log && exit 0; sleep 0.05; done"
         self.run(f"{start} {wait}; cat /tmp/log; exit 1")
 
-    def run(self, command: str) -> str:
-        answer = self.api.post(f"{self.at}/exec", json={"command": command}).json()
+    def run(self, command: str, **body: Any) -> str:
+        asked = {"command": command, **body}
+        answer = self.api.post(f"{self.at}/exec", json=asked, timeout=110).json()
         assert answer["exit_code"] == 0, answer
         return answer["stdout"]
 
@@ -467,3 +341,24 @@ def test_the_operator_apis_shape(house: House) -> None:
     assert info["exposed_ports"]["8000"].startswith("http://8000-")
     tcp = house.api.post("/api/v1/ports/expose", json={**body, "protocol": "tcp"})
     assert tcp.status_code == 501
+
+
+def test_a_browser_opens_an_exposed_page(house: House, port: Any) -> None:
+    """Chromium resolves `*.localhost` itself; the token gives way to a cookie by a redirect."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("chromium is not installed: scripts/test_packages.txt")
+    house.run("rm -f /tmp/done")
+    query = httpx.URL(port["open_url"]).query.decode()
+    address = f"{port['url']}page?{query}&api={house.live.url}"
+    with tempfile.TemporaryDirectory(prefix="faas-chromium-", ignore_cleanup_errors=True) as place:
+        argv = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-proxy-server"]
+        argv += ["--disable-dev-shm-usage", f"--user-data-dir={place}", "--remote-debugging-port=0"]
+        process = subprocess.Popen([*argv, address], stdout=-3, stderr=-3, start_new_session=True)
+        try:
+            wait = "for i in $(seq 900); do test -s /tmp/done && break; sleep 0.1; done"
+            done = house.run(f"{wait}; cat /tmp/done", timeout_ms=100_000).partition("?")[2]
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert done == "hi&3&shut&&false"

@@ -59,7 +59,7 @@ class Outcome:
 class Desk:
     platform: FakePlatform
     wallet: LocalWallet = field(
-        default_factory=lambda: LocalWallet(Account.from_key("0x" + "c3" * 32), chain_id=CHAIN)
+        default_factory=lambda: LocalWallet(bytes.fromhex("c3" * 32), chain_id=CHAIN)
     )
     settings: JobSettings = field(default_factory=lambda: JobSettings(CHAIN, MANAGER))
     calls: int = 0

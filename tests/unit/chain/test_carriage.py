@@ -5,7 +5,6 @@ import hashlib
 from dataclasses import replace
 
 import pytest
-from eth_account import Account
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.chain.desk import CHAIN, MALLORY, MANAGER, STORE
@@ -25,7 +24,7 @@ from faas.chain.wallet import LocalWallet
 from faas.errors import InvalidArgumentError
 
 CAT = ExecuteFunction("img", ("cat",), (), b"")
-READER = LocalWallet(Account.from_key("0x" + "e5" * 32), chain_id=CHAIN)
+READER = LocalWallet(bytes.fromhex("e5" * 32), chain_id=CHAIN)
 
 
 @given(data=st.binary(max_size=300), is_marked=st.booleans())

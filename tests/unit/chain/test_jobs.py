@@ -255,11 +255,9 @@ async def test_too_many_instances_of_an_account_are_an_answer_and_no_endless_wai
 async def test_inputs_that_do_not_decode_get_the_same_bytes_from_every_operator(desk):
     from dataclasses import replace
 
-    from eth_account import Account
-
     from faas.chain.wallet import LocalWallet
 
-    other = replace(desk, wallet=LocalWallet(Account.from_key("0x" + "d4" * 32), chain_id=31337))
+    other = replace(desk, wallet=LocalWallet(bytes.fromhex("d4" * 32), chain_id=31337))
     for inputs, job in ((b"\xba\xd0", 0), (b"", 7), (bytes(32), 200)):
         seen = desk.seen(inputs, job=job)
         mine = await desk.runner.run(seen, seconds=10)

@@ -102,7 +102,7 @@ async def test_bytes_that_are_no_receipt_are_refused(desk):
 async def test_operators_that_ran_the_same_agree_and_the_odd_one_is_named(desk):
     one = await desk.do(ECHO)
     others = [
-        replace(desk, wallet=LocalWallet(Account.from_key("0x" + digit * 64), chain_id=CHAIN))
+        replace(desk, wallet=LocalWallet(bytes.fromhex(digit * 64), chain_id=CHAIN))
         for digit in "56"
     ]
     second, third = [await other.do(ECHO) for other in others]

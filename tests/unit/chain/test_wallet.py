@@ -4,8 +4,9 @@ import json
 
 import pytest
 from eth_account import Account
+from eth_account.messages import encode_defunct
 
-from faas.chain.wallet import Fees, LocalWallet, Transaction, open_wallet
+from faas.chain.wallet import Fees, LocalWallet, Transaction, fields_of, open_wallet
 from faas.errors import InvalidConfigError
 
 KEY = "0x" + "17" * 32
@@ -26,7 +27,7 @@ def key_file(tmp_path):
 
 @pytest.fixture
 def wallet():
-    return LocalWallet(Account.from_key(KEY), chain_id=31337)
+    return LocalWallet(bytes.fromhex(KEY[2:]), chain_id=31337)
 
 
 def test_keystore_opens_with_its_password_only(key_file):
@@ -75,3 +76,19 @@ def test_key_proof_carries_the_key_and_a_signature(wallet):
     assert len(proof) == 130
     assert proof[:65] == wallet.public_key
     assert proof != wallet.key_proof(tangle="0x" + "1" * 40, blueprint=4)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x01", b"\x80", bytes(55), bytes(56), bytes(70_000)])
+@pytest.mark.parametrize("nonce", [0, 1, 127, 128, 2**40])
+async def test_transactions_are_signed_byte_for_byte_as_eth_account_does(wallet, data, nonce):
+    transaction = Transaction(ADDRESS, data, 100_000, nonce, Fees(10**9, 0))
+    signed = await wallet.sign(transaction)
+    theirs = Account.from_key(KEY).sign_transaction(fields_of(transaction, 31337))
+    assert (signed.raw, signed.hash) == (bytes(theirs.raw_transaction), bytes(theirs.hash))
+    assert wallet.read(signed) == transaction
+
+
+def test_messages_are_signed_as_eth_account_does(wallet):
+    for digest in (bytes(32), b"\xff" * 32, b"0123456789abcdef" * 2):
+        theirs = Account.from_key(KEY).sign_message(encode_defunct(digest)).signature
+        assert wallet.sign_digest(digest) == bytes(theirs)

@@ -517,3 +517,19 @@ async def test_a_result_says_why_it_ran_where_it_ran(platform):
     assert record.result.runtime_reason == "auto: the only one here"
     stored = await platform.executor.get(record.id, LOCAL)
     assert stored.result.runtime_reason == "auto: the only one here"
+
+
+async def test_a_ready_sandbox_that_dies_before_its_command_is_replaced(platform):
+    """Its daemon was restarted just now: nothing ran yet, so nobody need hear of it."""
+    await settle()
+    call = asyncio.ensure_future(platform.executor.execute(sh("echo on"), LOCAL))
+    async with asyncio.timeout(30):
+        while not (actives := platform.executor._parts.intake.actives):
+            await asyncio.sleep(0)
+    (active,) = actives.values()
+    taken = active.sandbox.id
+    platform.host.break_sandbox(taken)
+    record = await call
+    assert (record.result.stdout, record.result.exit_code) == (b"on\n", 0)
+    assert record.result.sandbox_id != taken
+    assert platform.executor.stats().on_demand == 1

@@ -1,6 +1,8 @@
 """Instances: made, used, put to sleep, woken, lost, and taken up again."""
 
 import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +11,7 @@ from faas.errors import (
     ExecutionNotFoundError,
     InstanceNotFoundError,
     InvalidArgumentError,
+    NotFoundError,
     QuotaExceededError,
     SandboxBrokenError,
     UnsupportedError,
@@ -64,6 +67,15 @@ async def write(platform: FakePlatform, instance: str, path: str, data: bytes) -
 async def read(platform: FakePlatform, instance: str, path: str) -> bytes:
     async with platform.executor.instances.use(instance, LOCAL) as (_, sandbox):
         return await sandbox.read_file(path)
+
+
+@asynccontextmanager
+async def serving(platform: FakePlatform, record, port: int):
+    """Let a port of an instance be one of this machine."""
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    async with server:
+        box(platform, record).ports[port] = server.sockets[0].getsockname()[1]
+        yield
 
 
 async def test_an_instance_runs_and_is_listed_to_its_tenant_only(platform):
@@ -471,6 +483,176 @@ async def test_a_command_may_run_beside_an_execution_that_has_not_ended(platform
     assert final.result.sandbox_id == guest.result.sandbox_id
     with pytest.raises(ExecutionNotFoundError):
         await platform.executor.execute(sh("true", main.id), LOCAL)
+
+
+async def test_an_instance_in_which_a_process_works_is_not_idle(platform):
+    instances = platform.executor.instances
+    made = await instances.create(asked(idle_seconds=20, idle_action=IdleAction.PAUSE), LOCAL)
+    for _ in range(10):
+        box(platform, made).cpu_us += 600_000
+        await platform.clock.advance(6)
+        await settle()
+    assert instances.get(made.id, LOCAL).state is InstanceState.RUNNING
+    for _ in range(5):
+        box(platform, made).cpu_us += 1_000  # it only waits
+        await platform.clock.advance(6)
+        await settle()
+    assert instances.get(made.id, LOCAL).state is InstanceState.PAUSED
+
+
+async def test_an_instance_with_a_connection_is_not_idle_and_one_that_sleeps_is_woken(platform):
+    instances = platform.executor.instances
+    made = await instances.create(asked(idle_seconds=10, idle_action=IdleAction.PAUSE), LOCAL)
+    await instances.ports.expose(made.id, LOCAL, 8000)
+    async with serving(platform, made, 8000), instances.ports.connect(made.id, 8000):
+        for _ in range(4):
+            await platform.clock.advance(6)
+            await settle()
+        assert instances.get(made.id, LOCAL).state is InstanceState.RUNNING
+    for _ in range(4):
+        await platform.clock.advance(6)
+        await settle()
+    assert instances.get(made.id, LOCAL).state is InstanceState.PAUSED
+    async with serving(platform, made, 8000), instances.ports.connect(made.id, 8000):
+        assert instances.get(made.id, LOCAL).state is InstanceState.RUNNING
+
+
+async def test_a_lease_that_is_not_renewed_ends_it_used_or_not(platform):
+    instances = platform.executor.instances
+    made = await instances.create(asked(lease_seconds=30, idle_action=IdleAction.STOP), LOCAL)
+    await write(platform, made.id, "/workspace/a", b"1")
+    for _ in range(3):
+        await platform.clock.advance(20)
+        await instances.terms.renew(made.id, LOCAL, 30)
+    await platform.executor.submit(sh("sleep 1000", made.id), LOCAL)
+    await settle()
+    assert instances.get(made.id, LOCAL).state is InstanceState.RUNNING
+    await platform.clock.advance(31)
+    await until(lambda: instances.get(made.id, LOCAL).state is InstanceState.STOPPED)
+    again = await instances.start(made.id, LOCAL)
+    assert (again.lease_until - platform.clock.now()).total_seconds() == 30
+    free = await instances.terms.renew(made.id, LOCAL, None)
+    assert (free.lease_until, free.spec.lease_seconds) == (None, None)
+    await platform.clock.advance(1000)
+    await settle()
+    assert instances.get(made.id, LOCAL).state is InstanceState.RUNNING
+
+
+async def test_a_lease_of_what_is_paused_already_does_nothing_more(platform):
+    instances = platform.executor.instances
+    made = await instances.create(asked(lease_seconds=5, idle_action=IdleAction.PAUSE), LOCAL)
+    for _ in range(5):
+        await platform.clock.advance(6)
+        await settle()
+    assert instances.get(made.id, LOCAL).state is InstanceState.PAUSED
+
+
+async def test_an_instance_is_resized_while_it_runs_and_for_its_next_start(platform):
+    instances = platform.executor.instances
+    made = await instances.create(asked(), LOCAL)
+    wanted = replace(made.spec.limits, memory_bytes=64 << 20, cpu_millis=250)
+    resized = await instances.terms.resize(made.id, LOCAL, wanted)
+    assert resized.spec.limits == box(platform, made).limits == wanted
+    await instances.stop(made.id, LOCAL)
+    larger = replace(wanted, memory_bytes=128 << 20)
+    await instances.terms.resize(made.id, LOCAL, larger)
+    started = await instances.start(made.id, LOCAL)
+    assert box(platform, started).limits == larger
+
+
+async def test_what_cannot_be_resized_is_refused_and_nothing_changes(platform):
+    instances = platform.executor.instances
+    made = await instances.create(asked(), LOCAL)
+    limits = made.spec.limits
+    with pytest.raises(UnsupportedError, match="disk"):
+        await instances.terms.resize(made.id, LOCAL, replace(limits, disk_bytes=1 << 30))
+    box(platform, made).memory_bytes = 100 << 20
+    with pytest.raises(WrongStateError, match="100 MiB"):
+        await instances.terms.resize(made.id, LOCAL, replace(limits, memory_bytes=50 << 20))
+    await instances.pause(made.id, LOCAL)
+    with pytest.raises(WrongStateError, match="paused"):
+        await instances.terms.resize(made.id, LOCAL, replace(limits, cpu_millis=10))
+    assert instances.get(made.id, LOCAL).spec.limits == limits
+    with pytest.raises(InstanceNotFoundError):
+        await instances.terms.resize(made.id, OTHER, limits)
+
+
+async def test_limits_that_were_half_set_are_set_by_the_next_gateway(platform):
+    instances = platform.executor.instances
+    made = await instances.create(asked(), LOCAL)
+    wanted = replace(made.spec.limits, cpu_millis=123)
+    await instances.terms.resize(made.id, LOCAL, wanted)
+    box(platform, made).limits = made.spec.limits  # killed between the record and the kernel
+    await platform.crash()
+    later = await platform.reopen()
+    assert box(later, made).limits == wanted
+    await later.executor.aclose()
+
+
+async def test_exposed_ports_are_kept_with_the_instance_over_a_crash(platform):
+    instances = platform.executor.instances
+    made = await instances.create(asked(name="dev"), LOCAL)
+    first = await instances.ports.expose("dev", LOCAL, 8000)
+    await instances.ports.expose("dev", LOCAL, 80, subdomain="shop")
+    await platform.crash()
+    later = await platform.reopen()
+    ports = later.executor.instances.ports
+    assert [(p.port, p.token) for p in ports.list("dev", LOCAL)] == [(80, None), (8000, None)]
+    name = first.url.partition("://")[2].partition(".")[0]
+    assert ports.opened_until(ports.at(name), first.token) is not None
+    assert ports.opened_until(ports.at("shop"), first.token) is None
+    await ports.close("dev", LOCAL, 8000)
+    with pytest.raises(NotFoundError):
+        ports.at(name)
+    again = await ports.expose("dev", LOCAL, 8000)
+    assert ports.opened_until(ports.at(name), first.token) is None
+    assert ports.opened_until(ports.at(name), again.token) == again.expires_at.replace(
+        microsecond=0
+    )
+    await later.clock.advance(86_401)
+    assert ports.opened_until(ports.at(name), again.token) is None
+    with pytest.raises(InstanceNotFoundError):
+        ports.list(made.id, OTHER)
+    await later.executor.aclose()
+
+
+@pytest.mark.parametrize(
+    ("fields", "refusal"),
+    [
+        ({"port": 0}, InvalidArgumentError),
+        ({"port": 65_536}, InvalidArgumentError),
+        ({"port": 80, "subdomain": "-a"}, InvalidArgumentError),
+        ({"port": 80, "subdomain": "A.b"}, InvalidArgumentError),
+        ({"port": 80, "subdomain": "8000-x"}, InvalidArgumentError),
+        ({"port": 80, "protocol": "tcp"}, UnsupportedError),
+        ({"port": 80, "protocol": "https"}, UnsupportedError),
+    ],
+)
+async def test_a_port_that_cannot_be_exposed_is_refused(platform, fields, refusal):
+    made = await platform.executor.instances.create(asked(), LOCAL)
+    with pytest.raises(refusal):
+        await platform.executor.instances.ports.expose(made.id, LOCAL, **fields)
+
+
+async def test_ports_are_bounded_and_subdomains_are_unique(platform):
+    instances = platform.executor.instances
+    one, two = await instances.create(asked(), LOCAL), await instances.create(asked(), OTHER)
+    await instances.ports.expose(one.id, LOCAL, 80, subdomain="shop")
+    await instances.ports.expose(one.id, LOCAL, 80, subdomain="shop")
+    for reference, principal, port in ((one.id, LOCAL, 81), (two.id, OTHER, 80)):
+        with pytest.raises(AlreadyExistsError):
+            await instances.ports.expose(reference, principal, port, subdomain="shop")
+    for port in range(1000, 1031):
+        await instances.ports.expose(one.id, LOCAL, port)
+    with pytest.raises(QuotaExceededError):
+        await instances.ports.expose(one.id, LOCAL, 2000)
+
+
+async def test_ports_of_a_runtime_that_has_none_are_refused(platform):
+    made = await platform.executor.instances.create(asked(), LOCAL)
+    platform.runtime.capabilities = frozenset()
+    with pytest.raises(UnsupportedError):
+        await platform.executor.instances.ports.expose(made.id, LOCAL, 80)
 
 
 async def test_an_instance_made_weaker_than_a_command_demands_is_refused(platform):

@@ -1,6 +1,8 @@
 """Instances over HTTP: every route, every refusal."""
 
+import asyncio
 import io
+import json
 import tarfile
 from typing import Any
 
@@ -221,3 +223,101 @@ async def test_another_tenants_instance_is_not_found(open_gateway: Any) -> None:
     refused = await post("/api/v1/instances", json={}, headers={"X-API-Key": "reader"})
     assert refused.status_code == 403
     assert (await gateway.client.get(at)).status_code == 401
+
+
+async def test_instances_are_listed_by_pages(gateway: Any) -> None:
+    made = [(await make(gateway))["id"] for _ in range(5)][::-1]
+    seen: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = await gateway.client.get("/api/v1/instances", params={"limit": 2, **cursor})
+        seen += [item["id"] for item in page.json()]
+        if "x-next-cursor" not in page.headers:
+            break
+        cursor = {"cursor": page.headers["x-next-cursor"]}
+    assert seen == sorted(made, reverse=True)
+    for query in ({"limit": 0}, {"cursor": "exec-1"}, {"page": 2}):
+        assert (await gateway.client.get("/api/v1/instances", params=query)).status_code == 400
+
+
+async def test_an_instance_is_resized_by_what_is_named(gateway: Any) -> None:
+    made = await make(gateway, memory_mb=128, cpu_cores=1)
+    at = f"/api/v1/instances/{made['id']}/resize"
+    resized = await gateway.client.post(at, json={"memory_mb": 256})
+    assert resized.status_code == 200, resized.text
+    assert (resized.json()["memory_mb"], resized.json()["cpu_cores"]) == (256, 1.0)
+    for body, status in (
+        ({"disk_mb": 9000}, 501),
+        ({"memory_mb": 10**7}, 400),
+        ({"cpu_cores": 0}, 400),
+        ({"ram": 1}, 400),
+    ):
+        assert (await gateway.client.post(at, json=body)).status_code == status, body
+
+
+async def test_a_lease_is_told_renewed_and_ended(gateway: Any) -> None:
+    made = await make(gateway, lease_seconds=60)
+    assert made["lease_until"] is not None
+    at = f"/api/v1/instances/{made['id']}/lease"
+    renewed = (await gateway.client.post(at, json={"seconds": 600})).json()
+    assert renewed["lease_until"] > made["lease_until"]
+    ended = (await gateway.client.post(at, json={"seconds": None})).json()
+    assert (ended["lease_seconds"], ended["lease_until"]) == (None, None)
+    assert (await gateway.client.post(at, json={})).status_code == 400
+
+
+async def test_a_port_is_exposed_listed_and_closed(gateway: Any) -> None:
+    made = await make(gateway, name="web")
+    at = "/api/v1/instances/web/ports"
+    exposed = (await gateway.client.post(at, json={"port": 8000})).json()
+    name = f"8000-{made['id'].removeprefix('inst-')}"
+    assert exposed["url"] == f"http://{name}.localhost:8080/"
+    assert exposed["open_url"] == f"{exposed['url']}?faas_token={exposed['token']}"
+    assert exposed["path"] == f"/api/v1/instances/{made['id']}/ports/8000/proxy/"
+    [listed] = (await gateway.client.get(at)).json()
+    assert (listed["port"], listed["token"], listed["open_url"]) == (8000, None, None)
+    assert (await gateway.client.get("/api/v1/instances/web")).json()["ports"] == [8000]
+    closed = await gateway.client.get(exposed["path"])
+    assert (closed.status_code, closed.json()["code"]) == (502, "port_closed")
+    assert (await gateway.client.delete(f"{at}/8000")).status_code == 204
+    assert (await gateway.client.get(at)).json() == []
+    for path in (f"{at}/8000", f"{at}/x", f"{at}/0"):
+        assert (await gateway.client.delete(path)).status_code == 404
+    assert (await gateway.client.get(exposed["path"])).status_code == 404
+    for body in ({"port": 0}, {"port": "80"}, {}, {"port": 80, "subdomain": "A"}, {"prot": 1}):
+        assert (await gateway.client.post(at, json=body)).status_code == 400, body
+    assert (await gateway.client.post(at, json={"port": 1, "protocol": "tcp"})).status_code == 501
+
+
+async def test_a_watch_tells_what_changes_and_ends_with_the_instance(gateway: Any) -> None:
+    made = await make(gateway)
+    at = f"/api/v1/instances/{made['id']}"
+    sandbox = gateway.platform.host.boxes[made["container_id"]]
+    sandbox.files["/workspace/old"] = b"1"
+    sandbox.modes["/workspace/old"] = 0o644
+
+    async def change() -> None:
+        for name in ("a", "b"):
+            await asyncio.sleep(0.8)
+            await gateway.client.put(
+                f"{at}/files", params={"path": f"/workspace/{name}"}, content=b""
+            )
+        await asyncio.sleep(0.8)
+        await gateway.client.delete(f"{at}/files", params={"path": "/workspace/old"})
+        await asyncio.sleep(0.8)
+        await gateway.client.delete(at)
+
+    changing = asyncio.ensure_future(change())
+    answer = await gateway.client.get(f"{at}/files/watch", params={"path": "/workspace"})
+    await changing
+    told = [block for block in answer.text.split("\n\n") if block.startswith("event:")]
+    kinds = [block.split("\n")[0].removeprefix("event: ") for block in told]
+    events = [json.loads(block.split("\n")[1].removeprefix("data: ")) for block in told]
+    assert (kinds[0], kinds[-1]) == ("ready", "end")
+    assert [(e["event"], e["path"]) for e in events[1:-1]] == [
+        ("created", "/workspace/a"),
+        ("created", "/workspace/b"),
+        ("deleted", "/workspace/old"),
+    ]
+    missing = await gateway.client.get(f"{at}/files/watch", params={"path": "/workspace"})
+    assert missing.status_code == 404

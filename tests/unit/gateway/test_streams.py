@@ -42,6 +42,7 @@ class Writer:
     failure: Exception | None = None
     shown: int = 0
     waits: int = 0
+    image_watch: None = None
 
     def logs(self, *_: Any) -> "Writer":
         return self

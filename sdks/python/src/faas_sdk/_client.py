@@ -62,7 +62,7 @@ from faas_sdk._request import (
     read_seconds,
     reads_disk,
 )
-from faas_sdk._stream import ExecutionStream, follow
+from faas_sdk._stream import ExecutionStream, follow, watch
 from faas_sdk._transport import Call, Transport
 
 if TYPE_CHECKING:
@@ -469,14 +469,73 @@ class FaaSClient:
         """Start a long-lived instance.
 
         `more` are further fields of the request: `snapshot_id`, `disk_mb`, `env_vars`,
-        `working_dir`, `ttl_seconds`, `idle_seconds`, `idle_action`.
+        `working_dir`, `ttl_seconds`, `idle_seconds`, `idle_action`, `lease_seconds`.
         """
         body = {"image": image, "name": name, "cpu_cores": cpu_cores, "memory_mb": memory_mb}
         return object_of(await self._post("/api/v1/instances", present({**body, **more})))
 
     async def list_instances(self) -> List[Dict[str, Any]]:
-        """List the instances."""
-        return listed(await self._get("/api/v1/instances"), "instances")
+        """List the instances, newest first."""
+        found: List[Dict[str, Any]] = []
+        query: Dict[str, Any] = {}
+        while True:
+            call = Call(
+                "GET",
+                "/api/v1/instances",
+                read_seconds=self.config.timeout,
+                is_repeatable=True,
+                query=query,
+            )
+            response = await self._transport.send(call)
+            page = listed(json_of(response), "instances")
+            found += page
+            cursor = response.headers.get("X-Next-Cursor")
+            if not page or cursor is None:
+                return found
+            query = {"cursor": cursor}
+
+    async def resize_instance(
+        self,
+        instance_id: str,
+        *,
+        cpu_cores: Optional[float] = None,
+        memory_mb: Optional[int] = None,
+        pids_max: Optional[int] = None,
+    ) -> Dict[str, Any]:
+        """Give an instance other limits, while it runs or for its next start."""
+        body = {"cpu_cores": cpu_cores, "memory_mb": memory_mb, "pids_max": pids_max}
+        path = f"/api/v1/instances/{segment(instance_id)}/resize"
+        return object_of(await self._post(path, present(body), is_repeatable=True))
+
+    async def renew_lease(self, instance_id: str, seconds: Optional[float]) -> Dict[str, Any]:
+        """Hold an instance for so long from now; None ends its lease, and it stays."""
+        path = f"/api/v1/instances/{segment(instance_id)}/lease"
+        return object_of(await self._post(path, {"seconds": seconds}, is_repeatable=True))
+
+    async def expose_port(
+        self,
+        instance_id: str,
+        port: int,
+        *,
+        subdomain: Optional[str] = None,
+        token_seconds: Optional[int] = None,
+    ) -> Dict[str, Any]:
+        """Let a port of an instance be reached.
+
+        The answer has `open_url`, which a browser can open until `expires_at`; `url` and `token`
+        apart (send it as `X-Faas-Token`); and `path`, the way for whoever has a key.
+        """
+        body = {"port": port, "subdomain": subdomain, "token_seconds": token_seconds}
+        path = f"/api/v1/instances/{segment(instance_id)}/ports"
+        return object_of(await self._post(path, present(body), is_repeatable=True))
+
+    async def list_ports(self, instance_id: str) -> List[Dict[str, Any]]:
+        """List the exposed ports of an instance."""
+        return listed(await self._get(f"/api/v1/instances/{segment(instance_id)}/ports"), "ports")
+
+    async def close_port(self, instance_id: str, port: int) -> None:
+        """Let a port be reached no more: its tokens end, open connections are cut."""
+        await self._delete(f"/api/v1/instances/{segment(instance_id)}/ports/{int(port)}")
 
     async def get_instance(self, instance_id: str) -> Dict[str, Any]:
         """Return one instance."""
@@ -521,6 +580,43 @@ class FaaSClient:
         """List a directory of an instance."""
         at = f"/api/v1/instances/{segment(instance_id)}/files/list"
         return listed(await self._get(at, query={"path": path}), "entries")
+
+    async def stat_file(self, instance_id: str, path: str) -> Dict[str, Any]:
+        """Look at one file in an instance."""
+        at = f"/api/v1/instances/{segment(instance_id)}/files/stat"
+        return object_of(await self._get(at, query={"path": path}))
+
+    async def move_file(self, instance_id: str, source: str, target: str) -> None:
+        """Give a file or directory in an instance another name."""
+        at = f"/api/v1/instances/{segment(instance_id)}/files/move"
+        await self._post(at, {"source": source, "target": target})
+
+    async def make_directory(self, instance_id: str, path: str) -> None:
+        """Make a directory in an instance, with its parents."""
+        at = f"/api/v1/instances/{segment(instance_id)}/files/mkdir"
+        await self._post(at, {"path": path}, is_repeatable=True)
+
+    async def upload_archive(self, instance_id: str, path: str, tar: bytes) -> None:
+        """Unpack a tar below a directory of an instance."""
+        await self._file("PUT", instance_id, query={"path": path}, content=tar, what="archive")
+
+    async def download_archive(self, instance_id: str, path: str) -> bytes:
+        """Return a directory of an instance as a tar."""
+        return (await self._file("GET", instance_id, query={"path": path}, what="archive")).content
+
+    async def watch_files(self, instance_id: str, path: str) -> AsyncIterator[Dict[str, Any]]:
+        """Yield what changes below a directory: `path` and `event` (created, modified, deleted).
+
+        The first one says `{"event": "ready"}`: from then on every change that lasts is told. It
+        ends when the instance is deleted.
+        """
+        at = f"/api/v1/instances/{segment(instance_id)}/files/watch"
+        events: Any = watch(self._transport, at, {"path": path})
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
 
     async def stop_instance(self, instance_id: str) -> None:
         """Stop an instance; its files stay."""
@@ -716,10 +812,11 @@ class FaaSClient:
         *,
         query: Mapping[str, Any],
         content: Optional[bytes] = None,
+        what: str = "files",
     ) -> httpx.Response:
         call = Call(
             method,
-            f"/api/v1/instances/{segment(instance_id)}/files",
+            f"/api/v1/instances/{segment(instance_id)}/{what}",
             read_seconds=self.config.timeout,
             is_repeatable=True,
             query=query,

@@ -42,6 +42,8 @@ class MoreOptions(TypedDict, total=False):
     output_limit: Optional[int]
     disk_mb: Optional[int]
     pids_max: Optional[int]
+    caches: Optional[Sequence[str]]
+    cache_write: Optional[bool]
     idempotency_key: Optional[str]
 
 
@@ -75,6 +77,8 @@ _PLAIN = (
     "output_limit",
     "disk_mb",
     "pids_max",
+    "caches",
+    "cache_write",
 )
 _MADE = ("runtime", "mode", "env_vars", "payload", "stdin", "files", "archive", "idempotency_key")
 

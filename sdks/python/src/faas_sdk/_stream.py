@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, AsyncIterator, Awaitable, Callable, Optional, Type, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Dict,
+    Optional,
+    Type,
+    Union,
+)
 
 from faas_sdk._errors import FaaSError, GatewayUnreachableError
 from faas_sdk._models import ExecutionResult, ExitEvent, StreamEvent
@@ -74,6 +85,33 @@ async def _once(
                     yield event
             if cursor.is_ended:
                 return
+
+
+async def watch(
+    transport: Transport, path: str, query: Dict[str, Any]
+) -> AsyncIterator[Dict[str, Any]]:
+    """Yield events of files until the gateway says that there will be no more.
+
+    Raises:
+        FaaSError: there is no such thing, or the connection broke.
+    """
+    call = Call(
+        "GET",
+        path,
+        read_seconds=IDLE_SECONDS,
+        query=query,
+        headers={"Accept": "text/event-stream"},
+        is_repeatable=True,
+    )
+    parser = SseParser()
+    async with transport.open(call) as response:
+        async for chunk in response.aiter_bytes():
+            for message in parser.feed(chunk):
+                if message.event == "end":
+                    return
+                told: Dict[str, Any] = json.loads(message.data)
+                yield {**told, "event": told.get("event", message.event)}
+    raise GatewayUnreachableError("the gateway ended the watch")
 
 
 class ExecutionStream:

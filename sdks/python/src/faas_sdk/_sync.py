@@ -63,7 +63,7 @@ from faas_sdk._request import (
     read_seconds,
     reads_disk,
 )
-from faas_sdk._sync_stream import SyncExecutionStream, follow
+from faas_sdk._sync_stream import SyncExecutionStream, follow, watch
 from faas_sdk._sync_transport import Call, Transport
 
 if TYPE_CHECKING:
@@ -468,14 +468,73 @@ class SyncFaaSClient:
         """Start a long-lived instance.
 
         `more` are further fields of the request: `snapshot_id`, `disk_mb`, `env_vars`,
-        `working_dir`, `ttl_seconds`, `idle_seconds`, `idle_action`.
+        `working_dir`, `ttl_seconds`, `idle_seconds`, `idle_action`, `lease_seconds`.
         """
         body = {"image": image, "name": name, "cpu_cores": cpu_cores, "memory_mb": memory_mb}
         return object_of(self._post("/api/v1/instances", present({**body, **more})))
 
     def list_instances(self) -> List[Dict[str, Any]]:
-        """List the instances."""
-        return listed(self._get("/api/v1/instances"), "instances")
+        """List the instances, newest first."""
+        found: List[Dict[str, Any]] = []
+        query: Dict[str, Any] = {}
+        while True:
+            call = Call(
+                "GET",
+                "/api/v1/instances",
+                read_seconds=self.config.timeout,
+                is_repeatable=True,
+                query=query,
+            )
+            response = self._transport.send(call)
+            page = listed(json_of(response), "instances")
+            found += page
+            cursor = response.headers.get("X-Next-Cursor")
+            if not page or cursor is None:
+                return found
+            query = {"cursor": cursor}
+
+    def resize_instance(
+        self,
+        instance_id: str,
+        *,
+        cpu_cores: Optional[float] = None,
+        memory_mb: Optional[int] = None,
+        pids_max: Optional[int] = None,
+    ) -> Dict[str, Any]:
+        """Give an instance other limits, while it runs or for its next start."""
+        body = {"cpu_cores": cpu_cores, "memory_mb": memory_mb, "pids_max": pids_max}
+        path = f"/api/v1/instances/{segment(instance_id)}/resize"
+        return object_of(self._post(path, present(body), is_repeatable=True))
+
+    def renew_lease(self, instance_id: str, seconds: Optional[float]) -> Dict[str, Any]:
+        """Hold an instance for so long from now; None ends its lease, and it stays."""
+        path = f"/api/v1/instances/{segment(instance_id)}/lease"
+        return object_of(self._post(path, {"seconds": seconds}, is_repeatable=True))
+
+    def expose_port(
+        self,
+        instance_id: str,
+        port: int,
+        *,
+        subdomain: Optional[str] = None,
+        token_seconds: Optional[int] = None,
+    ) -> Dict[str, Any]:
+        """Let a port of an instance be reached.
+
+        The answer has `open_url`, which a browser can open until `expires_at`; `url` and `token`
+        apart (send it as `X-Faas-Token`); and `path`, the way for whoever has a key.
+        """
+        body = {"port": port, "subdomain": subdomain, "token_seconds": token_seconds}
+        path = f"/api/v1/instances/{segment(instance_id)}/ports"
+        return object_of(self._post(path, present(body), is_repeatable=True))
+
+    def list_ports(self, instance_id: str) -> List[Dict[str, Any]]:
+        """List the exposed ports of an instance."""
+        return listed(self._get(f"/api/v1/instances/{segment(instance_id)}/ports"), "ports")
+
+    def close_port(self, instance_id: str, port: int) -> None:
+        """Let a port be reached no more: its tokens end, open connections are cut."""
+        self._delete(f"/api/v1/instances/{segment(instance_id)}/ports/{int(port)}")
 
     def get_instance(self, instance_id: str) -> Dict[str, Any]:
         """Return one instance."""
@@ -518,6 +577,43 @@ class SyncFaaSClient:
         """List a directory of an instance."""
         at = f"/api/v1/instances/{segment(instance_id)}/files/list"
         return listed(self._get(at, query={"path": path}), "entries")
+
+    def stat_file(self, instance_id: str, path: str) -> Dict[str, Any]:
+        """Look at one file in an instance."""
+        at = f"/api/v1/instances/{segment(instance_id)}/files/stat"
+        return object_of(self._get(at, query={"path": path}))
+
+    def move_file(self, instance_id: str, source: str, target: str) -> None:
+        """Give a file or directory in an instance another name."""
+        at = f"/api/v1/instances/{segment(instance_id)}/files/move"
+        self._post(at, {"source": source, "target": target})
+
+    def make_directory(self, instance_id: str, path: str) -> None:
+        """Make a directory in an instance, with its parents."""
+        at = f"/api/v1/instances/{segment(instance_id)}/files/mkdir"
+        self._post(at, {"path": path}, is_repeatable=True)
+
+    def upload_archive(self, instance_id: str, path: str, tar: bytes) -> None:
+        """Unpack a tar below a directory of an instance."""
+        self._file("PUT", instance_id, query={"path": path}, content=tar, what="archive")
+
+    def download_archive(self, instance_id: str, path: str) -> bytes:
+        """Return a directory of an instance as a tar."""
+        return (self._file("GET", instance_id, query={"path": path}, what="archive")).content
+
+    def watch_files(self, instance_id: str, path: str) -> Iterator[Dict[str, Any]]:
+        """Yield what changes below a directory: `path` and `event` (created, modified, deleted).
+
+        The first one says `{"event": "ready"}`: from then on every change that lasts is told. It
+        ends when the instance is deleted.
+        """
+        at = f"/api/v1/instances/{segment(instance_id)}/files/watch"
+        events: Any = watch(self._transport, at, {"path": path})
+        try:
+            for event in events:
+                yield event
+        finally:
+            events.close()
 
     def stop_instance(self, instance_id: str) -> None:
         """Stop an instance; its files stay."""
@@ -709,10 +805,11 @@ class SyncFaaSClient:
         *,
         query: Mapping[str, Any],
         content: Optional[bytes] = None,
+        what: str = "files",
     ) -> httpx.Response:
         call = Call(
             method,
-            f"/api/v1/instances/{segment(instance_id)}/files",
+            f"/api/v1/instances/{segment(instance_id)}/{what}",
             read_seconds=self.config.timeout,
             is_repeatable=True,
             query=query,

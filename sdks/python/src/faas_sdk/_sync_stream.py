@@ -4,9 +4,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional, Type, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    Optional,
+    Type,
+    Union,
+)
 
 from faas_sdk._errors import FaaSError, GatewayUnreachableError
 from faas_sdk._models import ExecutionResult, ExitEvent, StreamEvent
@@ -74,6 +84,31 @@ def _once(transport: Transport, execution_id: str, cursor: OutputCursor) -> Iter
                     yield event
             if cursor.is_ended:
                 return
+
+
+def watch(transport: Transport, path: str, query: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
+    """Yield events of files until the gateway says that there will be no more.
+
+    Raises:
+        FaaSError: there is no such thing, or the connection broke.
+    """
+    call = Call(
+        "GET",
+        path,
+        read_seconds=IDLE_SECONDS,
+        query=query,
+        headers={"Accept": "text/event-stream"},
+        is_repeatable=True,
+    )
+    parser = SseParser()
+    with transport.open(call) as response:
+        for chunk in response.iter_bytes():
+            for message in parser.feed(chunk):
+                if message.event == "end":
+                    return
+                told: Dict[str, Any] = json.loads(message.data)
+                yield {**told, "event": told.get("event", message.event)}
+    raise GatewayUnreachableError("the gateway ended the watch")
 
 
 class SyncExecutionStream:

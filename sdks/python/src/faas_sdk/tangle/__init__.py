@@ -7,6 +7,8 @@ async with TangleClient("ws://localhost:9944") as client:
     print(result.call_id, result.result)
 """
 
+from faas_sdk.tangle._carried import Reference, Sealed
+from faas_sdk.tangle._carried import pack as carry
 from faas_sdk.tangle._client import TangleClient
 from faas_sdk.tangle._codec import (
     CreateBranch,
@@ -97,10 +99,12 @@ __all__ = [
     "PauseInstance",
     "PaymentError",
     "QuoteRefusedError",
+    "Reference",
     "RefusedError",
     "RestoreSnapshot",
     "ResultPendingError",
     "ResumeInstance",
+    "Sealed",
     "ServiceCall",
     "ServiceNotActiveError",
     "ServiceNotFoundError",
@@ -111,5 +115,6 @@ __all__ = [
     "SyncTangleClient",
     "TangleClient",
     "UploadFiles",
+    "carry",
     "read_key_file",
 ]

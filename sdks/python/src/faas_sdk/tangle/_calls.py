@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, AsyncIterator, Dict, List, Optional, Sequence, Union
 
 from eth_hash.auto import keccak
 
-from faas_sdk._errors import InvalidArgumentError, PermissionDeniedError, ProtocolError
+from faas_sdk._errors import (
+    FaaSError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    ProtocolError,
+)
 from faas_sdk.tangle._abi import Function, Manager, Tangle
 from faas_sdk.tangle._codec import JobCall
 from faas_sdk.tangle._contracts import NOBODY, Contracts, Service
@@ -23,6 +29,7 @@ from faas_sdk.tangle._models import (
     SignedQuote,
 )
 from faas_sdk.tangle._node import Receipt
+from faas_sdk.tangle._quotes import QuoteRequest
 from faas_sdk.tangle._sender import Sender
 from faas_sdk.tangle._settlement import Settlements
 from faas_sdk.tangle._submissions import Submission
@@ -30,6 +37,8 @@ from faas_sdk.tangle._watch import watch
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict, Unpack
+
+    from faas_sdk.tangle._sealing import SealedJob
 
     class SubmitOptions(TypedDict, total=False):
         """How a job is submitted."""
@@ -108,6 +117,7 @@ class JobCalls:
         """
         job, data = _job_of(call, inputs)
         service_id = self.service_of(options.get("service_id"))
+        self._check_quotes(quotes, service_id, job, data)
         signed = [quote.as_tuple() for quote in quotes]
         submission = Submission(
             options.get("idempotency_key") or uuid.uuid4().hex,
@@ -116,6 +126,50 @@ class JobCalls:
             options.get("value", sum(quote.price for quote in quotes)),
         )
         return await self._submitted(submission, service_id, job, data)
+
+    async def quote(
+        self,
+        call: Union[JobCall, int],
+        urls: Sequence[str],
+        inputs: Optional[bytes] = None,
+        *,
+        service_id: Optional[int] = None,
+    ) -> List[SignedQuote]:
+        """Ask operators for the price of a job; the cheapest first, those that refuse left out.
+
+        Raises:
+            FaaSError: all refused; it is what the first said.
+        """
+        job, data = _job_of(call, inputs)
+        node = self.contracts.node
+        request = QuoteRequest(
+            self._require_sender().signer,
+            chain_id=await node.chain_id(),
+            tangle=self.contracts.tangle,
+            service_id=self.service_of(service_id),
+            job=job,
+            inputs=data,
+        )
+        found = await asyncio.gather(*(request.ask(url) for url in urls), return_exceptions=True)
+        quotes = [each for each in found if isinstance(each, SignedQuote)]
+        for each in found:
+            if isinstance(each, BaseException) and (not quotes or not isinstance(each, FaaSError)):
+                raise each
+        return sorted(quotes, key=lambda quote: quote.price)
+
+    async def seal(self, call: JobCall, *, service_id: Optional[int] = None) -> SealedJob:
+        """Seal environment, payload and output: the service's operators alone read them."""
+        from faas_sdk.tangle._sealing import Place, seal_job  # noqa: PLC0415  slow to import
+
+        service = self.service_of(service_id)
+        blueprint = (await self.contracts.service(service)).blueprint_id
+        keys = [
+            await self.contracts.ask_tangle(Tangle.GET_OPERATOR_KEY, blueprint, operator)
+            for operator in await self.contracts.operators(service)
+        ]
+        chain_id = await self.contracts.node.chain_id()
+        caller = self._require_sender().address
+        return seal_job(call, Place(chain_id, self.contracts.manager, service, caller), keys)
 
     def job(self, call_id: int, *, service_id: Optional[int] = None) -> JobHandle:
         """Take up a job that was submitted before, by this program or another."""
@@ -234,13 +288,25 @@ class JobCalls:
 
     async def mined(self, submission: Submission) -> Receipt:
         """Bring a submission onto the chain, or find it there."""
+        return await self._require_sender().send(
+            submission, confirmations=1, seconds=self._settings.submit_seconds
+        )
+
+    def _require_sender(self) -> Sender:
         if self._sender is None:
             raise PermissionDeniedError(
                 "this client has no key, and can only look", hint="pass signer= to the client"
             )
-        return await self._sender.send(
-            submission, confirmations=1, seconds=self._settings.submit_seconds
-        )
+        return self._sender
+
+    @staticmethod
+    def _check_quotes(
+        quotes: Sequence[SignedQuote], service_id: int, job: int, inputs: bytes
+    ) -> None:
+        """Pay only what was asked for: an operator may answer with a quote for something else."""
+        wanted = (service_id, job, keccak(inputs))
+        if any((q.service_id, q.job_id, q.inputs_hash) != wanted for q in quotes):
+            raise InvalidArgumentError("a quote is of another job than the one submitted")
 
     async def _submitted(
         self, submission: Submission, service_id: int, job: int, inputs: bytes

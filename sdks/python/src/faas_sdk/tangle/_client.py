@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import (
@@ -18,6 +19,7 @@ from typing import (
 
 from faas_sdk._errors import InvalidArgumentError, InvalidConfigError
 from faas_sdk.tangle._calls import CallSettings, JobCalls
+from faas_sdk.tangle._carried import Reference, pack, unpack
 from faas_sdk.tangle._codec import (
     CreateBranch,
     CreateSnapshot,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from faas_sdk.tangle._calls import SubmitOptions
+    from faas_sdk.tangle._sealing import SealedJob
     from faas_sdk.tangle._signer import SignerLike
 
     class RunOptions(SubmitOptions, total=False):
@@ -69,8 +72,11 @@ if TYPE_CHECKING:
 
         timeout: float
         """Seconds to wait for the result; default: until the chain says that it is overdue."""
+        sealed: bool
+        """Whether the operators alone may read environment, payload and output."""
 
 
+PayloadLike = Union[bytes, Reference]
 CommandLike = Union[str, Sequence[str]]
 EnvironmentLike = Union[Mapping[str, str], Sequence[str], None]
 
@@ -262,7 +268,7 @@ class TangleClient:
         image: str,
         command: CommandLike,
         env: EnvironmentLike = None,
-        payload: bytes = b"",
+        payload: PayloadLike = b"",
         **options: Unpack[RunOptions],
     ) -> JobResult:
         """Run a command in a fresh sandbox; `result` is what it wrote.
@@ -271,7 +277,7 @@ class TangleClient:
             JobFailedError: it failed; `failure_code` says how.
             ContractError: the job was not taken.
         """
-        call = ExecuteFunction(image, as_command(command), as_environment(env), payload)
+        call = ExecuteFunction(image, as_command(command), as_environment(env), pack(payload))
         return await self._run(call, options)
 
     async def execute_advanced(
@@ -279,7 +285,7 @@ class TangleClient:
         image: str,
         command: CommandLike,
         env: EnvironmentLike = None,
-        payload: bytes = b"",
+        payload: PayloadLike = b"",
         *,
         mode: str = "ephemeral",
         resource: str = "",
@@ -287,8 +293,9 @@ class TangleClient:
         **options: Unpack[RunOptions],
     ) -> JobResult:
         """Run a command in a mode; `resource` is the snapshot, branch or instance it is about."""
+        carried = pack(payload)
         call = ExecuteAdvanced(
-            resource, image, as_command(command), as_environment(env), payload, mode, timeout_ms
+            resource, image, as_command(command), as_environment(env), carried, mode, timeout_ms
         )
         return await self._run(call, options)
 
@@ -360,10 +367,10 @@ class TangleClient:
         return await self._run(ExposePort(instance, port, protocol, subdomain), options)
 
     async def upload_files(
-        self, instance: str, path: str, archive: bytes, **options: Unpack[RunOptions]
+        self, instance: str, path: str, archive: PayloadLike, **options: Unpack[RunOptions]
     ) -> JobResult:
         """Unpack a tar archive in an instance; `result` is how many bytes were written."""
-        return await self._run(UploadFiles(instance, path, archive), options)
+        return await self._run(UploadFiles(instance, path, pack(archive)), options)
 
     # Job calls
 
@@ -394,6 +401,34 @@ class TangleClient:
     ) -> JobHandle:
         """Submit a job for the price that operators have signed; one of them gets it."""
         return await self.calls.submit_from_quote(call, quotes, inputs, **options)
+
+    async def quote(
+        self,
+        call: Union[JobCall, int],
+        urls: Sequence[str],
+        inputs: Optional[bytes] = None,
+        *,
+        service_id: Optional[int] = None,
+    ) -> List[SignedQuote]:
+        """Ask operators for the price of a job; the cheapest first, those that refuse left out.
+
+        Args:
+            call: The job, as for `submit_job`.
+            urls: Where the operators give quotes.
+            inputs: The inputs' bytes, of a job by number.
+            service_id: Which service; default: the client's.
+
+        Raises:
+            FaaSError: all refused; it is what the first said.
+        """
+        return await self.calls.quote(call, urls, inputs, service_id=service_id)
+
+    async def seal(self, call: JobCall, *, service_id: Optional[int] = None) -> SealedJob:
+        """Seal environment, payload and output: the service's operators alone read them.
+
+        Submit its `call`, and give the result to its `open`.
+        """
+        return await self.calls.seal(call, service_id=service_id)
 
     def job(self, call_id: int, *, service_id: Optional[int] = None) -> JobHandle:
         """Take up a job that was submitted before, by this program or another."""
@@ -457,8 +492,27 @@ class TangleClient:
 
     async def _run(self, call: JobCall, options: RunOptions) -> JobResult:
         timeout = options.pop("timeout", None)
-        handle = await self.calls.submit_job(call, **options)
-        return await handle.result(timeout)
+        if not options.pop("sealed", False):
+            return await (await self.calls.submit_job(call, **options)).result(timeout)
+        sealed = await self.calls.seal(_raw(call), service_id=options.get("service_id"))
+        handle = await self.calls.submit_job(sealed.call, **options)
+        return sealed.open(await handle.result(timeout))
+
+
+def _raw(call: JobCall) -> JobCall:
+    """Take back the form that data of a call ride in: a box carries them as they are."""
+    if isinstance(call, UploadFiles):
+        return replace(call, archive=_data(call.archive))
+    if isinstance(call, (ExecuteFunction, ExecuteAdvanced)):
+        return replace(call, payload=_data(call.payload))
+    return call
+
+
+def _data(field: bytes) -> bytes:
+    data = unpack(field)
+    if not isinstance(data, bytes):
+        raise InvalidArgumentError("a reference is not sealed: seal what it leads to")
+    return data
 
 
 def as_command(command: CommandLike) -> Tuple[str, ...]:

@@ -94,6 +94,7 @@ class ExecuteFunction(JobCall):
     command: Tuple[str, ...]
     env: Tuple[str, ...] = ()
     payload: bytes = b""
+    """As it rides: `carry(...)` makes it of any data, or of a reference."""
 
 
 @dataclass(frozen=True)

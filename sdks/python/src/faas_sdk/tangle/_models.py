@@ -25,7 +25,8 @@ class JobResult:
     service_id: int
     job_id: int
     result: Any
-    """Bytes of an execution; text, a bool or a number of the others; None after a failure."""
+    """Bytes of an execution (or a `Reference` to them, or `Sealed`); text, a bool or a number of
+    the others; None after a failure."""
     operator: str
     """Who answered."""
     tx_hash: str

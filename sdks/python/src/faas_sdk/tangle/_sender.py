@@ -50,6 +50,11 @@ class Sender:
         self._on_the_way = 0
 
     @property
+    def signer(self) -> Signer:
+        """What signs for it."""
+        return self._signer
+
+    @property
     def address(self) -> str:
         """The account."""
         return self._signer.address

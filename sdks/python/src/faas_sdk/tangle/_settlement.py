@@ -18,6 +18,7 @@ from eth_hash.auto import keccak
 
 from faas_sdk._errors import ChainUnavailableError, DataLossError
 from faas_sdk.tangle._abi import Manager, Tangle
+from faas_sdk.tangle._carried import unpack
 from faas_sdk.tangle._codec import (
     Envelope,
     JobStatus,
@@ -186,6 +187,7 @@ class Settlements:
             raise OtherInputsError
         elif status is JobStatus.DONE:
             output = decode_output(job, envelope.output)
+            output = unpack(output) if isinstance(output, bytes) else output
         elif status is JobStatus.TIMED_OUT:
             failure = Failure("deadline_exceeded", "no operator answered before the deadline")
         else:

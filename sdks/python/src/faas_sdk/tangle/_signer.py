@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Optional, Protocol, Tuple, Union, cast
 
 from eth_account import Account
+from eth_account.messages import encode_defunct
 
 from faas_sdk._errors import InvalidArgumentError, InvalidConfigError
 
@@ -46,6 +47,22 @@ class LocalSigner:
         """Sign a transaction; returns its bytes and its hash."""
         signed = self._account.sign_transaction(fields)
         return bytes(signed.raw_transaction), bytes(signed.hash)
+
+    def sign_message(self, digest: bytes) -> bytes:
+        """Sign 32 bytes as a personal message (EIP-191); 65 bytes."""
+        return bytes(self._account.sign_message(encode_defunct(digest)).signature)
+
+
+def sign_message(signer: Signer, digest: bytes) -> bytes:
+    """Sign 32 bytes as a personal message (EIP-191), which a signer of your own may not do.
+
+    Raises:
+        InvalidArgumentError: it does not.
+    """
+    sign = getattr(signer, "sign_message", None)
+    if sign is None:
+        raise InvalidArgumentError("this signer signs no messages: give it a `sign_message`")
+    return bytes(sign(digest))
 
 
 def read_key_file(path: Union[str, Path], password: Optional[str] = None) -> Signer:

@@ -23,7 +23,7 @@ from typing import (
     Union,
 )
 
-from faas_sdk.tangle._client import CommandLike, EnvironmentLike, TangleClient
+from faas_sdk.tangle._client import CommandLike, EnvironmentLike, PayloadLike, TangleClient
 from faas_sdk.tangle._codec import JobCall
 from faas_sdk.tangle._handle import JobHandle
 from faas_sdk.tangle._models import (
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from faas_sdk.tangle._calls import SubmitOptions
     from faas_sdk.tangle._client import RunOptions
+    from faas_sdk.tangle._sealing import SealedJob
     from faas_sdk.tangle._signer import SignerLike
 
 T = TypeVar("T")
@@ -179,7 +180,7 @@ class SyncTangleClient:
         image: str,
         command: CommandLike,
         env: EnvironmentLike = None,
-        payload: bytes = b"",
+        payload: PayloadLike = b"",
         **options: Unpack[RunOptions],
     ) -> JobResult:
         """Run a command in a fresh sandbox; `result` is what it wrote."""
@@ -190,7 +191,7 @@ class SyncTangleClient:
         image: str,
         command: CommandLike,
         env: EnvironmentLike = None,
-        payload: bytes = b"",
+        payload: PayloadLike = b"",
         *,
         mode: str = "ephemeral",
         resource: str = "",
@@ -279,7 +280,7 @@ class SyncTangleClient:
         return self.run(self._client.expose_port(instance, port, protocol, subdomain, **options))
 
     def upload_files(
-        self, instance: str, path: str, archive: bytes, **options: Unpack[RunOptions]
+        self, instance: str, path: str, archive: PayloadLike, **options: Unpack[RunOptions]
     ) -> JobResult:
         """Unpack a tar archive in an instance; `result` is how many bytes were written."""
         return self.run(self._client.upload_files(instance, path, archive, **options))
@@ -305,6 +306,21 @@ class SyncTangleClient:
         """Submit a job for the price that operators have signed; one of them gets it."""
         work = self._client.submit_from_quote(call, quotes, inputs, **options)
         return SyncJobHandle(self, self.run(work))
+
+    def quote(
+        self,
+        call: Union[JobCall, int],
+        urls: Sequence[str],
+        inputs: Optional[bytes] = None,
+        *,
+        service_id: Optional[int] = None,
+    ) -> List[SignedQuote]:
+        """Ask operators for the price of a job; the cheapest first, those that refuse left out."""
+        return self.run(self._client.quote(call, urls, inputs, service_id=service_id))
+
+    def seal(self, call: JobCall, *, service_id: Optional[int] = None) -> SealedJob:
+        """Seal environment, payload and output of a job; see `TangleClient.seal`."""
+        return self.run(self._client.seal(call, service_id=service_id))
 
     def job(self, call_id: int, *, service_id: Optional[int] = None) -> SyncJobHandle:
         """Take up a job that was submitted before, by this program or another."""
