@@ -8,6 +8,7 @@ what still runs to the next gateway. Each execution is driven by one task of `Dr
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
@@ -66,6 +67,9 @@ CHECKPOINT_BYTES = 4 << 20
 """A log this long is moved into the file: rarely enough to be cheap, often enough to stay small."""
 
 MAINTENANCE_SECONDS = 1.0
+
+CHECKPOINT_SECONDS_MAX = 30.0
+"""How long a checkpoint waits for its execution to begin."""
 
 DISPOSAL_SECONDS_MAX = 30.0
 """At the end; what is not destroyed by then is reclaimed by the next start."""
@@ -291,6 +295,10 @@ class PlatformExecutor:
         if active is None:
             self._stored(execution_id, principal)
             raise WrongStateError("the execution has ended", hint="checkpoint it while it runs")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CHECKPOINT_SECONDS_MAX):
+                while active.process is None and not active.is_over:
+                    await active.change()
         if memory:
             record = await self.origins.keep_memory(active, wanted, is_final=stop)
             if stop:

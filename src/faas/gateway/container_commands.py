@@ -162,18 +162,17 @@ class Commands:
 
     async def _checkpoint(self, command: CheckpointCommand) -> None:
         executor, name = self._door.executor, command.name
-        if command.memory:
-            reference = self._place.instance_id or self._place.execution_id or ""
-            made = await executor.origins.memory_of(reference, self._principal, Wanted(name=name))
-            await self._tell_checkpoint(made, reference, name)
-            return
         if self._place.instance_id is not None:
             reference = self._place.instance_id
             info = executor.instances.describe(reference, self._principal, name=name)
-            made = await executor.instances.snapshot(reference, self._principal, info)
+            made = await executor.instances.snapshot(
+                reference, self._principal, info, memory=command.memory
+            )
         else:
             reference = self._place.execution_id or ""
-            made = await executor.origins.snapshot_of(reference, self._principal, Wanted(name=name))
+            wanted = Wanted(name=name)
+            keep = executor.origins.memory_of if command.memory else executor.origins.snapshot_of
+            made = await keep(reference, self._principal, wanted)
         await self._tell_checkpoint(made, reference, name)
 
     async def _tell_checkpoint(

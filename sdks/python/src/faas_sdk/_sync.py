@@ -392,6 +392,29 @@ class SyncFaaSClient:
         body = {"container_id": container_id, "name": name, "description": description}
         return object_of(self._post("/api/v1/snapshots", present(body)))
 
+    def checkpoint_execution(
+        self,
+        execution_id: str,
+        *,
+        memory: bool = True,
+        stop: bool = False,
+        name: Optional[str] = None,
+    ) -> Dict[str, Any]:
+        """Keep a running execution as a snapshot, its memory and processes too.
+
+        It must have been started with `memory=True`. With `stop` it ends here, with the reason
+        `checkpointed`, and `go_on` takes it up.
+        """
+        body = {"memory": memory, "stop": stop, "name": name}
+        path = f"/api/v1/executions/{segment(execution_id)}/checkpoint"
+        return object_of(self._post(path, present(body)))
+
+    def go_on(self, reference: str, **options: Unpack[ExecuteOptions]) -> ExecutionResult:
+        """Let processes go on from a memory checkpoint, by its snapshot's or execution's id."""
+        asked: ExecuteOptions = {"mode": "checkpointed", **options}
+        asked = {**asked, "snapshot_id": reference, "memory": True}
+        return self._execute("/api/v1/execute", None, asked)
+
     def list_snapshots(self) -> List[Dict[str, Any]]:
         """List the snapshots."""
         return listed(self._get("/api/v1/snapshots"), "snapshots")
@@ -597,9 +620,10 @@ class SyncFaaSClient:
         """Stop an instance; its files stay."""
         self._post(f"/api/v1/instances/{segment(instance_id)}/stop", None)
 
-    def pause_instance(self, instance_id: str) -> None:
-        """Suspend an instance."""
-        self._post(f"/api/v1/instances/{segment(instance_id)}/pause", None)
+    def pause_instance(self, instance_id: str, *, to_disk: bool = False) -> None:
+        """Suspend an instance, in memory or (when it was made with `memory`) to disk."""
+        where = "?to=disk" if to_disk else ""
+        self._post(f"/api/v1/instances/{segment(instance_id)}/pause{where}", None)
 
     def resume_instance(self, instance_id: str) -> None:
         """Let a suspended instance go on."""
@@ -696,7 +720,9 @@ class SyncFaaSClient:
             merged["files"] = {**(options.get("files") or {}), **code.files}
         return self._execute("/api/v1/execute", code.argv, merged)
 
-    def _execute(self, path: str, command: Command, options: ExecuteOptions) -> ExecutionResult:
+    def _execute(
+        self, path: str, command: Optional[Command], options: ExecuteOptions
+    ) -> ExecutionResult:
         started = time.monotonic()
         try:
             body = self._body(command, options)
@@ -732,7 +758,7 @@ class SyncFaaSClient:
             self._listeners.tell("cache-hit", key=key)
         return result
 
-    def _body(self, command: Command, options: ExecuteOptions) -> Dict[str, Any]:
+    def _body(self, command: Optional[Command], options: ExecuteOptions) -> Dict[str, Any]:
         runtime: Union[str, Enum] = self.config.runtime
         if reads_disk(options):
             return right_here(lambda: build_body(command, options, runtime=runtime))
