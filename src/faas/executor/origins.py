@@ -301,10 +301,11 @@ class Origins:
         Raises:
             ConflictError: the sandbox has another image.
         """
+        if isinstance(sandbox, GuardedSandbox) and sandbox.base == snapshot_id:
+            return
         await self._keeping.settle(snapshot_id)
-        is_there = isinstance(sandbox, GuardedSandbox) and sandbox.base == snapshot_id
-        record = None if is_there else await self.snapshots.get(snapshot_id)
-        if record is not None and record.has_memory and self._shelf is not None:
+        record = await self.snapshots.get(snapshot_id)
+        if record.has_memory and self._shelf is not None:
             check_image(snapshot_id, record.image_digest, sandbox.image_digest)
             async with self._shelf.lent(record) as kept:
                 await restore(sandbox, kept.files)
