@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from faas.chain import alerts
 from faas.cli.config import reference_page
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +34,12 @@ def errors_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"configuration.md": lambda: reference_page() + "\n", "errors.md": errors_page}
+PAGES = {
+    "configuration.md": lambda: reference_page() + "\n",
+    "errors.md": errors_page,
+    "operator-metrics.md": alerts.page,
+    "../../packaging/operator-alerts.yml": alerts.rules,
+}
 
 
 def main() -> None:

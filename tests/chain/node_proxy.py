@@ -45,13 +45,18 @@ class NodeProxy:
             request.transport.abort()
             return web.Response(status=502)
         asked = json.loads(await request.read())
+        if not isinstance(asked, list):
+            return web.json_response(await self._answer(asked))
+        return web.json_response([await self._answer(each) for each in asked])
+
+    async def _answer(self, asked):
         self.asked.append(asked["method"])
         if self.lag:
             asked, is_beyond = await self._behind(asked)
             if is_beyond:
-                return web.json_response({"jsonrpc": "2.0", "id": asked["id"], "result": None})
+                return {"jsonrpc": "2.0", "id": asked["id"], "result": None}
         async with self.session.post(self.target, json=asked) as answer:
-            return web.Response(body=await answer.read(), content_type="application/json")
+            return await answer.json()
 
     async def _behind(self, asked):
         if asked["method"] not in ("eth_getBlockByNumber", "eth_getLogs"):

@@ -1,8 +1,11 @@
 """The jobs through a real chain, a real operator and real sandboxes: each does what it is named."""
 
+import asyncio
 import io
 import tarfile
+from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 from tests.chain.operating import OperatorProcess, User
 
@@ -12,6 +15,7 @@ from faas.chain.codec import (
     CreateSnapshot,
     ExecuteAdvanced,
     ExecuteFunction,
+    ExposePort,
     MergeBranches,
     PauseInstance,
     RestoreSnapshot,
@@ -44,7 +48,10 @@ async def user(chain):
 @pytest.fixture
 async def operator(chain, tmp_path):
     made = OperatorProcess(chain, tmp_path, runtime="embedded")
-    await made.start("--job-store", f"file://{tmp_path}/shared", "--set", "pool_size=1")
+    await made.start(
+        *("--job-store", f"file://{tmp_path}/shared", "--ports-port", "0"),
+        *("--set", "pool_size=1"),
+    )
     yield made
     await made.stop()
     await made.kill()
@@ -121,3 +128,28 @@ async def test_instance_outlives_a_killed_operator_and_is_still_its_owners(opera
     await user.over(waiting)
     [done] = await user.results(waiting)
     assert b"kept" in done.output
+
+
+async def test_exposed_port_answers_at_the_address_that_the_job_gives(operator, user):
+    instance = await user.do(StartInstance("", "", 0, 0, 0, enable_ssh=False))
+    await user.do(_sh(instance, "echo hello > /workspace/index.html"))
+    serve = "cd /workspace; setsid python3 -m http.server 8000 >/dev/null 2>&1 & sleep 2"
+    await user.do(_sh(instance, serve))
+    url = await user.do(ExposePort(instance, 8000, "http", ""))
+    host = urlsplit(url).hostname
+
+    async def ask(path):
+        async with (
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
+            session.get(
+                f"http://127.0.0.1:{urlsplit(url).port}{path}", headers={"host": host}
+            ) as answer,
+        ):
+            return answer.status, await answer.text()
+
+    token = f"?{urlsplit(url).query}"
+    async with asyncio.timeout(60):
+        while (found := await ask(f"/index.html{token}"))[1] != "hello\n":
+            await asyncio.sleep(0.5)
+    assert found[0] == 200
+    assert (await ask("/index.html"))[0] in {401, 403}

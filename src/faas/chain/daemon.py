@@ -28,6 +28,8 @@ from faas.clock import Clock
 from faas.errors import UnavailableError
 
 _BACK_OFF_SECONDS: Final = 1.0
+JOBS_KEPT_SECONDS: Final = 7 * 86_400
+"""Of jobs that ended, from their deadline: far past any reorg, and long enough to look into."""
 _AGAIN_SECONDS: Final = 10.0
 _SILENCE_SECONDS: Final = 60.0
 """A node that is not heard of for so long is a problem somebody should look at."""
@@ -51,7 +53,7 @@ class DaemonSettings:
     poll_seconds_connected: float = 2.0
     """While a WebSocket tells of new blocks; what it misses is found this much later."""
     approval_seconds: float = 3.0
-    balance_seconds: float = 60.0
+    upkeep_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Operator:
         again = self._journal.interrupt_all()
         _log.info("operator started", run_again=again, **self._counts())
         async with asyncio.TaskGroup() as group:
-            beside = [self._balance_loop]
+            beside = [self._upkeep_loop]
             beside += [self._approval_loop] if self._beside.approver else []
             beside += [self._beside.heartbeat.run] if self._beside.heartbeat else []
             beside += [self._beside.heads.run] if self._beside.heads else []
@@ -187,12 +189,14 @@ class Operator:
             await self._tried(self._beside.approver.look)
             await self._clock.sleep(self._settings.approval_seconds)
 
-    async def _balance_loop(self) -> None:
-        while self._beside.balance:
-            await self._tried(self._look_at_balance)
-            await self._clock.sleep(self._settings.balance_seconds)
+    async def _upkeep_loop(self) -> None:
+        while True:
+            await self._tried(self._keep_up)
+            await self._clock.sleep(self._settings.upkeep_seconds)
 
-    async def _look_at_balance(self) -> None:
+    async def _keep_up(self) -> None:
+        if self._head:
+            self._journal.trim(deadline_before=self._head.timestamp - JOBS_KEPT_SECONDS)
         if self._beside.balance:
             self._balance = await self._beside.balance()
 

@@ -64,6 +64,7 @@ HANDLERS: Final[Mapping[JobKind, Handler]] = {
     JobKind.STOP_INSTANCE: instance_jobs.stop_instance,
     JobKind.PAUSE_INSTANCE: instance_jobs.pause_instance,
     JobKind.RESUME_INSTANCE: instance_jobs.resume_instance,
+    JobKind.EXPOSE_PORT: instance_jobs.expose_port,
     JobKind.UPLOAD_FILES: instance_jobs.upload_files,
 }
 """A job becomes real by its row here."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final, cast
 
 from faas.chain.codec import (
+    ExposePort,
     JobCall,
     PauseInstance,
     ResumeInstance,
@@ -60,6 +61,25 @@ async def resume_instance(executor: Executor, call: JobCall, context: JobContext
     """Let it go on where it was frozen."""
     checkpoint = required(cast("ResumeInstance", call).checkpoint, "checkpoint")
     return of_instance(await executor.instances.resume(checkpoint, context.principal))
+
+
+async def expose_port(executor: Executor, call: JobCall, context: JobContext) -> Answer:
+    """Let a port be reached from outside; answers an address that opens it.
+
+    The address stands on the chain: whoever reads it there can open the port while its token holds.
+    """
+    job = cast("ExposePort", call)
+    if not context.settings.serves_ports:
+        raise UnsupportedError("this operator serves no ports of instances")
+    exposure = await executor.instances.ports.expose(
+        required(job.instance, "instance"),
+        context.principal,
+        job.port,
+        protocol=job.protocol or "http",
+        subdomain=job.subdomain or None,
+    )
+    record = executor.instances.get(exposure.instance_id, context.principal)
+    return of_instance(record, output=exposure.open_url)
 
 
 async def upload_files(executor: Executor, call: JobCall, context: JobContext) -> Answer:

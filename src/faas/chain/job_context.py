@@ -54,6 +54,8 @@ class JobSettings:
     ceilings: Limits = field(default_factory=Limits)
     timeout_ms_max: int = 3_600_000
     tenant_running_max: int = 64
+    serves_ports: bool = False
+    """Whether this operator has a door for ports of instances."""
     instance_idle_seconds: float = 900.0
     """After that an instance of a job sleeps: nobody on a chain remembers to stop one."""
 

@@ -20,6 +20,9 @@ from faas.errors import InvalidConfigError, WrongStateError
 BLOCKS_KEPT: Final = 256
 """Hashes kept to find the common ancestor after a reorg: eight times the depth of `safe`."""
 
+_NONCES_KEPT: Final = 1024
+"""Transactions of no job that are kept: one of the last may still be mined after a reorg."""
+
 
 class JobState(StrEnum):
     """Where the operator's part in a job stands."""
@@ -308,6 +311,25 @@ class Journal:
         """How many jobs are in each state."""
         rows = self._database.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall()
         return {JobState(state): count for state, count in rows}
+
+    def trim(self, *, deadline_before: int) -> int:
+        """Forget jobs that ended and whose deadline was before that, and transactions of no job;
+        returns how many jobs went."""
+        over = (*_ENDS, JobState.DROPPED)
+        marks = ", ".join("?" * len(over))
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            gone = self._database.execute(
+                f"DELETE FROM jobs WHERE state IN ({marks}) AND deadline < ?",  # noqa: S608  only marks
+                (*over, deadline_before),
+            ).rowcount
+            self._database.execute(
+                "DELETE FROM transactions WHERE nonce < (SELECT max(nonce) FROM transactions) - ?"
+                " AND hash NOT IN"
+                " (SELECT transaction_hash FROM jobs WHERE transaction_hash IS NOT NULL)",
+                (_NONCES_KEPT,),
+            )
+        return gone
 
     def open_jobs(self) -> int:
         """How many jobs have no result yet."""

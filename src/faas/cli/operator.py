@@ -10,17 +10,19 @@ import os
 import signal
 import socket
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from faas.cli import render
 from faas.config import Configuration, load
-from faas.errors import ConflictError, InvalidConfigError
+from faas.errors import ConflictError, InvalidConfigError, UnavailableError
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from faas.assembly import Platform
     from faas.chain.carriage import SharedStore
     from faas.chain.contract import Contracts
@@ -46,6 +48,8 @@ class _Options:
     quote_host: str
     quote_port: int | None
     job_store: str | None
+    ports_host: str
+    ports_port: int | None
     behaviour: "OperatorOptions"
 
 
@@ -98,6 +102,10 @@ class _Options:
 @click.option("--quote-port", type=int, help="Give quotes over HTTP.")
 @click.option("--quote-host", default="127.0.0.1", show_default=True, help="Address for that.")
 @click.option(
+    "--ports-port", type=int, help="Serve exposed ports of instances; their URLs: ports_url."
+)
+@click.option("--ports-host", default="127.0.0.1", show_default=True, help="Address for that.")
+@click.option(
     "--price-wei",
     "prices",
     multiple=True,
@@ -133,6 +141,8 @@ def command(
     metrics_port: int | None,
     quote_port: int | None,
     quote_host: str,
+    ports_host: str,
+    ports_port: int | None,
     prices: tuple[str, ...],
 ) -> None:
     """Run jobs of a Tangle service and hand in their results."""
@@ -170,6 +180,8 @@ def command(
         quote_host=quote_host,
         quote_port=quote_port,
         job_store=job_store,
+        ports_host=ports_host,
+        ports_port=ports_port,
         behaviour=OperatorOptions(
             first_block=first_block,
             confirmations=confirmations,
@@ -210,9 +222,18 @@ async def _serve(configuration: Configuration, options: _Options) -> None:
             stack.enter_context(_held(options.key_file))
         # The chain first: it is the cheapest thing to be wrong.
         await _prepare(contracts, options, wallet)
-        platform = await stack.enter_async_context(open_platform(configuration.settings))
+        settings = configuration.settings
+        ports = _bound(options.ports_host, options.ports_port)
+        if ports is not None:
+            stack.callback(ports.close)
+            settings = replace(settings, port=ports.getsockname()[1])
+        platform = await stack.enter_async_context(open_platform(settings))
+        if not platform.registry.available():
+            raise UnavailableError("no runtime works on this machine", hint="faas doctor")
         joined = await _join(platform, contracts, options, wallet, stack)
         await _open_doors(joined, options, stack)
+        if ports is not None:
+            _serve_on(_ports_app(platform), ports, stack)
         mode = f"for {joined.address}" if wallet else "dry: nothing is handed in"
         render.say(f"operator {mode}, on {options.rpc_url}, manager {options.manager}")
         await joined.operator.run(stop)
@@ -317,6 +338,7 @@ def _job_settings(platform: "Platform", options: _Options, chain_id: int) -> "Jo
         ceilings=limit_ceilings(settings),
         timeout_ms_max=settings.timeout_ms_max,
         tenant_running_max=settings.tenant_running_max,
+        serves_ports=options.ports_port is not None,
     )
 
 
@@ -334,17 +356,35 @@ async def _open_doors(
     from faas.chain.door import keeper_app, quote_app
 
     operator = joined.operator
-    if options.metrics_port is not None:
-        app = keeper_app(operator.metrics, operator.problem)
-        await _listen(app, "127.0.0.1", options.metrics_port, stack)
-    if options.quote_port is not None:
+    if listener := _bound("127.0.0.1", options.metrics_port):
+        _serve_on(keeper_app(operator.metrics, operator.problem), listener, stack)
+    if listener := _bound(options.quote_host, options.quote_port):
         if joined.desk is None:
             raise InvalidConfigError("without a key no quotes can be signed")
-        app = quote_app(joined.desk, joined.info)
-        await _listen(app, options.quote_host, options.quote_port, stack)
+        _serve_on(quote_app(joined.desk, joined.info), listener, stack)
 
 
-async def _listen(app: Any, host: str, port: int, stack: contextlib.AsyncExitStack) -> None:
+def _ports_app(platform: "Platform") -> "ASGIApp":
+    """The gateway's door for ports, and nothing else of the gateway."""
+    from starlette.responses import PlainTextResponse
+
+    from faas.cli.serve import gateway_app
+    from faas.gateway.port_door import PortDoor
+
+    nothing = PlainTextResponse("nothing is exposed at this address\n", status_code=404)
+    return PortDoor(nothing, door=gateway_app(platform).state.door)
+
+
+def _bound(host: str, port: int | None) -> socket.socket | None:
+    if port is None:
+        return None
+    try:
+        return socket.create_server((host, port), backlog=128)
+    except OSError as failure:
+        raise UnavailableError(f"cannot listen on {host}:{port}: {failure.strerror}") from failure
+
+
+def _serve_on(app: "ASGIApp", listener: socket.socket, stack: contextlib.AsyncExitStack) -> None:
     """Serve until the stack unwinds; uvicorn's own signals would take SIGTERM from us."""
     import uvicorn
 
@@ -353,9 +393,16 @@ async def _listen(app: Any, host: str, port: int, stack: contextlib.AsyncExitSta
         def capture_signals(self) -> Generator[None]:
             yield
 
-    listener = socket.create_server((host, port), backlog=128)
     server = Server(
-        uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False)
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=2,
+        )
     )
     task = asyncio.get_running_loop().create_task(server.serve([listener]))
     shown = listener.getsockname()

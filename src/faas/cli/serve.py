@@ -77,7 +77,7 @@ async def _serve(configuration: Configuration) -> None:
     with contextlib.closing(listener):
         settings = replace(settings, port=listener.getsockname()[1])
         async with open_platform(settings) as platform:
-            server = _Server(_app(platform), listener)
+            server = _Server(gateway_app(platform), listener)
             await _Watch(server, platform, settings).run()
 
 
@@ -96,7 +96,8 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _app(platform: Platform) -> Starlette:
+def gateway_app(platform: Platform) -> Starlette:
+    """Build the gateway over a platform."""
     settings = platform.settings
     gateway = GatewaySettings(
         version=__version__,

@@ -17,6 +17,7 @@ from faas.gateway.container_wire import (
     Command,
     CustomEvent,
     ExecCommand,
+    ResizeCommand,
     StdinCommand,
     StopCommand,
 )
@@ -27,6 +28,7 @@ from faas.gateway.wire import ExecuteRequest
 from faas.ids import ExecutionId
 from faas.lifecycle import InstanceState
 from faas.model import ExecutionState
+from faas.snapshots import SnapshotRecord
 from faas.tenancy import Principal
 
 Follow = Callable[[ExecutionId], asyncio.Task[None]]
@@ -60,6 +62,8 @@ class Commands:
                 await self._exec(command)
             case CheckpointCommand():
                 return self._checkpoint(command)
+            case ResizeCommand():
+                await self._resize(command)
             case StopCommand():
                 return self._stop()
             case _:
@@ -148,6 +152,14 @@ class Commands:
             "started_at": record.changed_at,
         }
 
+    async def _resize(self, command: ResizeCommand) -> None:
+        execution_id = ExecutionId(command.execution_id or self._fed or "")
+        if not execution_id:
+            raise WrongStateError("no command here has a terminal", hint="exec with tty true")
+        await self._door.executor.resize_terminal(
+            execution_id, self._principal, rows=command.rows, columns=command.columns
+        )
+
     async def _checkpoint(self, command: CheckpointCommand) -> None:
         executor, name = self._door.executor, command.name
         if self._place.instance_id is not None:
@@ -161,6 +173,11 @@ class Commands:
             wanted = Wanted(name=name)
             keep = executor.origins.memory_of if command.memory else executor.origins.snapshot_of
             made = await keep(reference, self._principal, wanted)
+        await self._tell_checkpoint(made, reference, name)
+
+    async def _tell_checkpoint(
+        self, made: SnapshotRecord, reference: str, name: str | None
+    ) -> None:
         await self._tell(
             CustomEvent(
                 "checkpoint_created",

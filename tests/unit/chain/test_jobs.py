@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from dataclasses import replace
 
 import pytest
 from tests.unit.chain.desk import ALICE, MALLORY
@@ -238,10 +239,21 @@ async def test_what_cannot_be_done_is_a_failure_with_its_code_and_a_receipt(desk
     assert _records(desk) == []
 
 
-async def test_port_cannot_be_exposed_yet_and_the_answer_says_so(desk):
+async def test_port_is_exposed_for_its_owner_where_the_operator_has_a_door(desk):
     instance = await _instance(desk)
     refused = await desk.do(ExposePort(instance, 80, "http", ""))
     assert refused.code == "unsupported"
+    desk.settings = replace(desk.settings, serves_ports=True)
+    for job, code in (
+        (ExposePort(instance, 80, "tcp", ""), {"unsupported", "invalid_argument"}),
+        (ExposePort(instance, 0, "http", ""), {"invalid_argument"}),
+        (ExposePort(instance, 80, "http", "../x"), {"invalid_argument"}),
+        (ExposePort("inst-none", 80, "http", ""), {"instance_not_found"}),
+    ):
+        assert (await desk.do(job)).code in code
+    assert (await desk.do(ExposePort(instance, 80, "http", ""), caller=MALLORY)).code == (
+        "instance_not_found"
+    )
 
 
 async def test_too_many_instances_of_an_account_are_an_answer_and_no_endless_wait(tmp_path, desk):
@@ -253,8 +265,6 @@ async def test_too_many_instances_of_an_account_are_an_answer_and_no_endless_wai
 
 
 async def test_inputs_that_do_not_decode_get_the_same_bytes_from_every_operator(desk):
-    from dataclasses import replace
-
     from faas.chain.wallet import LocalWallet
 
     other = replace(desk, wallet=LocalWallet(bytes.fromhex("d4" * 32), chain_id=31337))

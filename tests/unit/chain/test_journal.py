@@ -233,3 +233,62 @@ def test_job_passed_on_above_a_reorg_is_ours_again(journal):
     journal.expired(KEY, "passed on", block=12)
     journal.rewind(11)
     assert _state(journal) is JobState.SEEN
+
+
+def test_ended_jobs_are_forgotten_after_their_time_and_open_ones_never(journal):
+    calls = [_call(CallKey(0, n), deadline=100 + n) for n in range(4)]
+    journal.see(calls, head=_block(10))
+    for n in (0, 1, 3):
+        journal.started(CallKey(0, n))
+        journal.ran(CallKey(0, n), b"r")
+    journal.sending([CallKey(0, 0), CallKey(0, 1)], SIGNED)
+    journal.confirmed([CallKey(0, 0)], block=11)
+    journal.confirmed([CallKey(0, 1)], block=11)
+    assert journal.trim(deadline_before=101) == 1
+    assert journal.get(CallKey(0, 0)) is None
+    assert journal.transaction(SIGNED.hash) is not None, "another job is in it"
+    assert journal.trim(deadline_before=10**9) == 1
+    assert {_state(journal, CallKey(0, n)) for n in (2, 3)} == {JobState.SEEN, JobState.RAN}
+
+
+def test_transactions_of_no_job_go_when_many_came_after_them(journal):
+    journal.see([_call()], head=_block(10))
+    journal.started(KEY)
+    journal.ran(KEY, b"r")
+    for nonce in (3, 2000):
+        journal.sending([KEY], SignedTransaction(nonce, b"raw", bytes([nonce % 256]) * 32))
+    journal.trim(deadline_before=0)
+    assert journal.transaction(bytes([3]) * 32) is None
+    assert journal.transaction(bytes([2000 % 256]) * 32) is not None
+
+
+def test_same_inputs_of_another_caller_are_another_job(journal):
+    from dataclasses import replace
+
+    mine = replace(_call(), caller="0xA")
+    journal.see([mine], head=_block(10))
+    journal.started(KEY)
+    journal.ran(KEY, b"result")
+    journal.rewind(9)
+    journal.see([replace(mine, caller="0xB", block=_block(10, b"b"))], head=_block(10, b"b"))
+    assert _state(journal) is JobState.SEEN
+    assert journal.get(KEY).result is None
+
+
+def test_journal_of_an_older_version_is_taken_over(path):
+    database = sqlite3.connect(path)
+    database.execute(
+        "CREATE TABLE jobs (service INTEGER NOT NULL, call INTEGER NOT NULL, job INTEGER NOT NULL,"
+        " inputs BLOB NOT NULL, inputs_hash BLOB NOT NULL, deadline INTEGER NOT NULL,"
+        " block_number INTEGER NOT NULL, block_hash BLOB NOT NULL, state TEXT NOT NULL,"
+        " result BLOB, transaction_hash BLOB, reason TEXT, settled INTEGER,"
+        " PRIMARY KEY (service, call))"
+    )
+    row = (0, 7, 0, b"in", bytes(32), 100, 10, bytes(32), "seen", None, None, None, None)
+    database.execute(f"INSERT INTO jobs VALUES ({','.join('?' * len(row))})", row)
+    database.commit()
+    database.close()
+    journal = Journal(path, chain_id=31337, manager=MANAGER)
+    entry = journal.get(KEY)
+    assert entry.seen.caller == ""
+    journal.close()

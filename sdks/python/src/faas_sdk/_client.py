@@ -469,7 +469,8 @@ class FaaSClient:
         """Start a long-lived instance.
 
         `more` are further fields of the request: `snapshot_id`, `disk_mb`, `env_vars`,
-        `working_dir`, `ttl_seconds`, `idle_seconds`, `idle_action`, `lease_seconds`.
+        `working_dir`, `ttl_seconds`, `idle_seconds`, `idle_action`, `lease_seconds`,
+        `isolation`.
         """
         body = {"image": image, "name": name, "cpu_cores": cpu_cores, "memory_mb": memory_mb}
         return object_of(await self._post("/api/v1/instances", present({**body, **more})))
@@ -634,6 +635,34 @@ class FaaSClient:
     async def delete_instance(self, instance_id: str) -> None:
         """Destroy an instance and its files."""
         await self._delete(f"/api/v1/instances/{segment(instance_id)}")
+
+    async def list_images(self) -> List[Dict[str, Any]]:
+        """List the images that can be run."""
+        return listed(await self._get("/api/v1/images"), "images")
+
+    async def pull_image(
+        self,
+        image: str,
+        *,
+        runtime: Union[Runtime, str, None] = None,
+        pull_policy: Optional[str] = None,
+        registry_auth: Optional[Mapping[str, str]] = None,
+        timeout_ms: Optional[int] = None,
+    ) -> Dict[str, Any]:
+        """Fetch an image from its registry, and return its name and digest when it is here.
+
+        `runtime="docker"` has the Docker Engine fetch and keep it. `registry_auth` has `username`
+        and `password`; the gateway keeps neither.
+        """
+        body: Dict[str, Any] = {"image": image}
+        asked = {
+            "runtime": runtime.value if isinstance(runtime, Runtime) else runtime,
+            "pull_policy": pull_policy,
+            "registry_auth": None if registry_auth is None else dict(registry_auth),
+            "timeout_ms": timeout_ms,
+        }
+        body.update({name: value for name, value in asked.items() if value is not None})
+        return object_of(await self._post("/api/v1/images/pull", body, is_repeatable=True))
 
     async def prewarm(
         self,

@@ -44,6 +44,9 @@ class MoreOptions(TypedDict, total=False):
     pids_max: Optional[int]
     caches: Optional[Sequence[str]]
     cache_write: Optional[bool]
+    pull_policy: Optional[str]
+    pull_timeout_ms: Optional[int]
+    registry_auth: Optional[Mapping[str, str]]
     idempotency_key: Optional[str]
 
 
@@ -79,6 +82,9 @@ _PLAIN = (
     "pids_max",
     "caches",
     "cache_write",
+    "pull_policy",
+    "pull_timeout_ms",
+    "registry_auth",
 )
 _MADE = ("runtime", "mode", "env_vars", "payload", "stdin", "files", "archive", "idempotency_key")
 
