@@ -13,6 +13,7 @@ NAMES = (
     "memory",
     "peers",
     "state",
+    "checkpoints",
     "chain",
     "docker_runtime",
 )

@@ -22,7 +22,7 @@ from eth_account import Account
 
 from benchmarks.harness import Report, Samples
 from faas.chain.codec import ExecuteFunction, encode_call
-from faas.chain.contract import Contracts, Manager, Tangle, operator_of
+from faas.chain.contract import Contracts, Manager, StatusRegistry, Tangle, operator_of
 from faas.chain.dev import DevChain, deploy, find_anvil, run_anvil
 from faas.chain.journal import Block, CallKey, Journal, SeenCall
 from faas.chain.rpc import LogEntry, Node
@@ -92,6 +92,14 @@ class _User:
                     return found
                 await asyncio.sleep(0.02)
 
+    async def online(self, operator: str) -> None:
+        """Wait for an operator's first heartbeat."""
+        function, registry = StatusRegistry.IS_ONLINE, self.chain.status_registry
+        data = function.encode(self.chain.service, operator)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not function.decode(await self.node.call(registry, data))[0]:
+                await asyncio.sleep(0.05)
+
     async def assigned(self, *, first: int) -> list[LogEntry]:
         return await self._events(Manager.JOB_ASSIGNED.topic, first)
 
@@ -121,6 +129,9 @@ async def _balance(jobs: int) -> tuple[list[int], int]:
     async with _world(operators=3, capacity=1024) as (user, serve):
         for index in range(3):
             await serve(index)
+        # One that sent no heartbeat yet is passed over.
+        for operator in user.chain.operators:
+            await user.online(operator.address)
         first = (await user.node.head()).block.number + 1
         # All are on the chain before any operator sees one: that is what concurrent means here.
         await user.node.request("evm_setAutomine", False)  # noqa: FBT003  JSON

@@ -162,7 +162,8 @@ int listen_at(const char *path) {
     strcpy(address.sun_path, path);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     unlink(path);
-    if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 16) == 0)
+    /* Whoever may enter the directory may connect: it is that which is closed. */
+    if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && chmod(path, 0666) == 0 && listen(fd, 16) == 0)
         return fd;
     return -1;
 }
@@ -175,7 +176,12 @@ int agent_main(int argc, char **argv) {
         if (!strcmp(argv[i], "--fake-init")) is_init = false;
         else if (!strcmp(argv[i], "--listen") && has_value) listener = listen_at(argv[++i]);
         else if (!strcmp(argv[i], "--listen-fd") && has_value) listener = atoi(argv[++i]);
-        else listener = -1, i = argc, errno = EINVAL;
+        else if (!strcmp(argv[i], "--close") && i + 2 < argc) {
+            /* A volume begins as root's, which commands may be: nobody shall add to it. */
+            if (chown(argv[i + 1], (uid_t)strtoul(argv[i + 2], NULL, 10), 0) < 0 || chmod(argv[i + 1], 0555) < 0)
+                listener = -1, i = argc;
+            else i += 2;
+        } else listener = -1, i = argc, errno = EINVAL;
     }
     if (listener < 0 || fcntl(listener, F_SETFD, FD_CLOEXEC) < 0) {
         fprintf(stderr, "faas-native agent: cannot listen: %s\n", strerror(errno));

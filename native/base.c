@@ -55,7 +55,7 @@ static bool fill_dev(int base) {
 }
 
 static bool fill(int base) {
-    static const char *const directories[] = {"root", "lower", "upper", "empty"};
+    static const char *const directories[] = {"root", "lower", "upper", "empty", "layers"};
     for (size_t i = 0; i < sizeof directories / sizeof directories[0]; i++)
         if (mkdirat(base, directories[i], 0755) < 0) return false;
     return make_file(base, "nothing", 0444) && fill_dev(base);

@@ -2,6 +2,7 @@
 #include "handover.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
@@ -19,6 +20,7 @@
 
 #include "kernel.h"
 #include "launch.h"
+#include "layers.h"
 #include "mounts.h"
 
 #define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
@@ -39,7 +41,7 @@ void close_all_but(const int *kept, unsigned count) {
         if (next > low) kernel_close_range((unsigned)low, (unsigned)next - 1);
         low = next + 1;
     }
-    kernel_close_range((unsigned)low, ~0U);
+    kernel_close_range((unsigned)low, INT_MAX);
 }
 
 bool handover_is_sealed(void) {
@@ -125,36 +127,49 @@ static int empty_userns(const struct plan *plan) {
     return userns;
 }
 
-static int idmapped_lower(const struct plan *plan, pid_t pid) {
+/* Clones of what lies below, for the owners of the child; false when a layer is gone. */
+static bool clone_lowers(const struct plan *plan, pid_t pid, struct lowers *lowers) {
     bool is_shifted = plan->userns == USERNS_RANGE || plan->userns == USERNS_FLAT;
-    if (plan->root.op != OP_ROOT_OVERLAY || !plan->root.flags || !is_shifted) return -1;
+    bool has_image = plan->root.op == OP_ROOT_OVERLAY && plan->root.flags && is_shifted;
+    if (!has_image && !plan->layer_count) return true;
     int userns = plan->userns == USERNS_FLAT ? empty_userns(plan) : open_userns(pid);
-    if (userns < 0) return -1;
-    int tree = mounts_idmapped(plan->root.source, userns);
+    if (userns < 0) return !plan->layer_count;
+    bool done = true;
+    for (unsigned i = 0; done && i < plan->layer_count; i++) {
+        int tree = layers_clone(plan->layers[i], userns);
+        done = tree >= 0;
+        if (done) lowers->fds[lowers->count++] = tree;
+    }
+    int image = done && has_image ? mounts_idmapped(plan->root.source, userns) : -1;
+    if (image >= 0) lowers->fds[lowers->count++] = image;
+    int error = errno;
     close(userns);
-    return tree;
+    errno = error;
+    return done;
 }
 
 bool handover_open_gate(const struct plan *plan, pid_t pid, int gate) {
-    int tree = idmapped_lower(plan, pid);
+    struct lowers lowers = {.count = 0};
+    bool done = clone_lowers(plan, pid, &lowers);
     union {
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(sizeof lowers.fds)];
         struct cmsghdr align;
     } control = {{0}};
     struct iovec byte = {(char[]){GATE_MAPPED}, 1};
     struct msghdr message = {.msg_iov = &byte, .msg_iovlen = 1};
-    if (tree >= 0) {
+    if (lowers.count) {
+        size_t size = lowers.count * sizeof lowers.fds[0];
         message.msg_control = &control;
-        message.msg_controllen = sizeof control;
+        message.msg_controllen = CMSG_SPACE(size);
         struct cmsghdr *m = CMSG_FIRSTHDR(&message);
         m->cmsg_level = SOL_SOCKET;
         m->cmsg_type = SCM_RIGHTS;
-        m->cmsg_len = CMSG_LEN(sizeof tree);
-        memcpy(CMSG_DATA(m), &tree, sizeof tree);
+        m->cmsg_len = CMSG_LEN(size);
+        memcpy(CMSG_DATA(m), lowers.fds, size);
     }
-    bool done = sendmsg(gate, &message, MSG_NOSIGNAL) == 1;
+    done = done && sendmsg(gate, &message, MSG_NOSIGNAL) == 1;
     int error = errno;
-    if (tree >= 0) close(tree);
+    for (unsigned i = 0; i < lowers.count; i++) close(lowers.fds[i]);
     errno = error;
     return done;
 }

@@ -14,7 +14,7 @@ void handover_reexecute(char *control);
 
 int handover_open_cgroup2(const char *procs_file);
 bool handover_map_users(const struct plan *plan, pid_t pid);
-/* GATE_MAPPED, with the idmapped lower tree when the plan asks for one. */
+/* GATE_MAPPED, with idmapped clones of what the plan wants below its root. */
 bool handover_open_gate(const struct plan *plan, pid_t pid, int gate);
 /* Field 22 of its stat file; 0 when it is gone. */
 uint64_t handover_start_time(pid_t pid);

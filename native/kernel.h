@@ -51,6 +51,9 @@ static inline int kernel_move_mount(int from, const char *from_path, int to, con
 static inline int kernel_mount_setattr(int fd, unsigned flags, struct kernel_mount_attr attr) {
     return (int)syscall(442, fd, "", flags | 0x1000 /* AT_EMPTY_PATH */, &attr, sizeof attr);
 }
+static inline int kernel_pidfd_getfd(int pidfd, int fd) {
+    return (int)syscall(438, pidfd, fd, 0);
+}
 static inline int kernel_close_range(unsigned first, unsigned last) {
     return (int)syscall(436, first, last, 0);
 }

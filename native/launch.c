@@ -23,11 +23,12 @@
 #include "chores.h"
 #include "handover.h"
 #include "kernel.h"
+#include "layers.h"
 #include "mounts.h"
 #include "spares.h"
 
-enum { REQUEST_LAUNCH = 1, REQUEST_PING, REQUEST_CHORES, REQUEST_SPARES, REQUEST_CRIU = 6 };
-enum { LAUNCHED = 1, FAILED, CHILD_EXITED, PONG, CHORES_DONE, CRIU_ENDED };
+enum { REQUEST_LAUNCH = 1, REQUEST_PING, REQUEST_CHORES, REQUEST_SPARES, REQUEST_LAYER, REQUEST_CRIU };
+enum { LAUNCHED = 1, FAILED, CHILD_EXITED, PONG, CHORES_DONE, CRIU_ENDED, LAYER_DONE };
 enum { LAUNCHES_MAX = 64 };
 #define LAUNCH_NS_MAX 10000000000U
 /* Without a request for that long, making spares is in nobody's way. */
@@ -287,8 +288,7 @@ static void on_packet(size_t length, int *fds, unsigned fd_count) {
     uint8_t kind = read_u8(&r);
     bool is_zero = (read_u8(&r) | read_u16(&r)) == 0;
     uint32_t id = read_u32(&r);
-    bool is_known = (kind >= REQUEST_LAUNCH && kind <= REQUEST_SPARES) || kind == REQUEST_CRIU;
-    if (r.bad || !is_zero || !is_known) {
+    if (r.bad || !is_zero || kind < REQUEST_LAUNCH || kind > REQUEST_CRIU) {
         answer_failed(id, EINVAL, "the packet");
     } else if (kind == REQUEST_PING) {
         struct buffer answer = {0};
@@ -303,6 +303,14 @@ static void on_packet(size_t length, int *fds, unsigned fd_count) {
         put_u32(&answer, (uint32_t)error);
         put_u32(&answer, place);
         send_answer(&answer, -1);
+        buffer_free(&answer);
+    } else if (kind == REQUEST_LAYER) {
+        struct buffer answer = {0};
+        int opened, error = layers_do(&r, fd_count ? fds[0] : -1, &opened);
+        begin_answer(&answer, LAYER_DONE, id);
+        put_u32(&answer, (uint32_t)error);
+        send_answer(&answer, opened);
+        close_fd(&opened);
         buffer_free(&answer);
     } else if (kind == REQUEST_CRIU) {
         int error = checkpoint_start(id, &r, fds, fd_count);
@@ -419,7 +427,7 @@ static void prepare(int control) {
     launcher.is_root = geteuid() == 0;
     /* Slave, not private: what the host mounts later is seen here, what happens here stays here. */
     if (!launcher.is_root || unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0) return;
-    base_make();
+    if (base_make()) layers_start();
     netns_start();
 }
 

@@ -56,8 +56,11 @@ bool lockdown_drop_everything(void) {
 }
 
 void lockdown_hide_behind_user(void) {
+    /* Where the secure bits could not be set (gVisor) the change would take the capabilities away. */
+    prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0);
     /* Fails where the sandbox has one user only: then it stays as it is. */
     syscall(SYS_setresuid, HIDDEN_USER, HIDDEN_USER, HIDDEN_USER);
+    set_capabilities(AGENT_CAPABILITIES & permitted());
     prctl(PR_SET_DUMPABLE, 0);
 }
 

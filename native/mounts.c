@@ -19,6 +19,8 @@ static const char *const frozen[] = {"bus", "fs", "irq", "sys", "sysrq-trigger"}
 
 static int root = -1;
 static int base = -1;
+static int written = -1;
+static bool has_layers;
 
 /* Of a path in the new root; symlinks lead to where they would lead the sandbox. */
 static int open_inside(const char *path, uint64_t flags) {
@@ -93,6 +95,10 @@ static int clone_tree(int directory, const char *path, unsigned flags) {
 }
 
 static bool make_directory(const struct step *s) {
+    if (s->mode & DIRECTORY_AS_IS) {
+        int found = open_inside(s->path, O_PATH | O_DIRECTORY);
+        if (found >= 0) return close_after(true, found);
+    }
     int fd = open_directory(s->path, s->mode & 0777);
     if (fd < 0) return false;
     struct stat now;
@@ -106,7 +112,8 @@ static bool make_directory(const struct step *s) {
 static bool make_link(const struct step *s) {
     const char *name;
     int parent = open_parent(s->path, &name);
-    return parent >= 0 && close_after(symlinkat(s->source, parent, name) == 0, parent);
+    /* A layer brings those of the sandbox it came from. */
+    return parent >= 0 && close_after(symlinkat(s->source, parent, name) == 0 || (has_layers && errno == EEXIST), parent);
 }
 
 static bool make_file(const struct step *s) {
@@ -244,37 +251,65 @@ static bool mount_root_tmpfs(const struct step *s, const char *at) {
     return mount("tmpfs", at, "tmpfs", MS_NOSUID | MS_NODEV, options) == 0;
 }
 
-static bool mount_root_overlay(const struct plan *plan, int lower, const char *at) {
-    char upper[80], made[96], options[4600], idmapped[80];
-    const char *source = plan->root.source;
+/* Mount each clone beside the writable layer, and add its place to the list. */
+static bool attach_lowers(const struct lowers *lowers, const char *beside, char *list, size_t room) {
+    list[0] = 0;
+    for (unsigned i = 0; i < lowers->count; i++) {
+        char place[96];
+        snprintf(place, sizeof place, "%s/%u", beside, i);
+        if (mkdir(place, 0755) < 0) return false;
+        if (kernel_move_mount(lowers->fds[i], "", AT_FDCWD, place, KERNEL_MOVE_FROM_FD) < 0) return false;
+        size_t used = strlen(list);
+        snprintf(list + used, room - used, "%s%s", i ? ":" : "", place);
+    }
+    return true;
+}
+
+static bool mount_root_overlay(const struct plan *plan, const struct lowers *lowers, const char *at) {
+    char upper[80], made[96], options[8192], list[6144];
+    const char *image = plan->root.source;
     snprintf(upper, sizeof upper, "%s/upper", base_path);
-    snprintf(idmapped, sizeof idmapped, "%s/lower", base_path);
     if (!mount_root_tmpfs(&plan->root, upper)) return false;
     for (int i = 0; i < 2; i++) {
         snprintf(made, sizeof made, "%s/%s", upper, i ? "work" : "up");
         if (mkdir(made, 0755) < 0) return false;
     }
-    if (lower >= 0) {
-        if (kernel_move_mount(lower, "", AT_FDCWD, idmapped, KERNEL_MOVE_FROM_FD) < 0) return false;
-        source = idmapped;
+    if (!attach_lowers(lowers, upper, list, sizeof list)) return false;
+    if (image && lowers->count == plan->layer_count) {
+        if (strpbrk(image, ":,\\") || strlen(image) > 4096) {
+            errno = EINVAL; /* they mean something to overlayfs */
+            return false;
+        }
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", used ? ":" : "", image);
     }
-    if (strpbrk(source, ":,\\") || strlen(source) > 4096) {
-        errno = EINVAL; /* they mean something to overlayfs */
-        return false;
-    }
-    snprintf(options, sizeof options, "lowerdir=%s,upperdir=%s/up,workdir=%s/work%s", source, upper, upper,
+    snprintf(options, sizeof options, "lowerdir=%s,upperdir=%s/up,workdir=%s/work%s", list, upper, upper,
              plan_has_userns(plan) ? ",userxattr" : "");
     return mount("overlay", at, "overlay", MS_NOSUID | MS_NODEV, options) == 0;
 }
 
-bool mounts_make_root(const struct plan *plan, int lower, const char **step) {
+/* Before anything is mounted on it: only what is written belongs to the layer. */
+static void keep_written(const char *path) {
+    struct kernel_mount_attr attr = {.set = KERNEL_MOUNT_RDONLY | KERNEL_MOUNT_NOSUID | KERNEL_MOUNT_NODEV};
+    written = clone_tree(AT_FDCWD, path, 0);
+    if (written < 0 || kernel_mount_setattr(written, 0, attr) == 0) return;
+    close(written);
+    written = -1;
+}
+
+int mounts_written(void) { return written; }
+
+bool mounts_make_root(const struct plan *plan, const struct lowers *lowers, const char **step) {
     *step = "make the base";
     if (!base_is_made() && !base_make()) return false;
-    char at[80];
+    char at[80], up[96];
     snprintf(at, sizeof at, "%s/root", base_path);
+    snprintf(up, sizeof up, "%s/upper/up", base_path);
     *step = "mount the root";
-    bool is_overlay = plan->root.op == OP_ROOT_OVERLAY;
-    if (!(is_overlay ? mount_root_overlay(plan, lower, at) : mount_root_tmpfs(&plan->root, at))) return false;
+    has_layers = plan->layer_count > 0;
+    bool is_overlay = plan->root.op == OP_ROOT_OVERLAY || has_layers;
+    if (!(is_overlay ? mount_root_overlay(plan, lowers, at) : mount_root_tmpfs(&plan->root, at))) return false;
+    if (plan->userns == USERNS_RANGE) keep_written(is_overlay ? up : at);
     base = open(base_path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     root = open(at, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (base < 0 || root < 0) return false;

@@ -42,6 +42,13 @@ static bool read_rlimit(struct plan *plan, struct reader *r) {
     return true;
 }
 
+static bool read_layers(struct plan *plan, struct reader *r) {
+    uint32_t count = read_u32(r);
+    if (plan->layer_count || !count || count > LAYERS_MAX) return false;
+    for (uint32_t i = 0; i < count; i++) plan->layers[plan->layer_count++] = read_u64(r);
+    return true;
+}
+
 static void read_step(struct step *s, struct reader *r) {
     switch (s->op) {
     case OP_ROOT_OVERLAY:
@@ -93,6 +100,7 @@ static bool read_op(struct plan *plan, uint8_t op, struct reader *r) {
     case OP_CHORES: plan->chores = read_blob(r, &plan->chores_length); return true;
     case OP_LAST_PID: plan->last_pid = read_u32(r); return true;
     case OP_SECCOMP: plan->seccomp = read_blob(r, &plan->seccomp_length); return true;
+    case OP_LAYERS: return read_layers(plan, r);
     default: break;
     }
     if (op > OP_MASK || op == 0) return false;
@@ -119,6 +127,10 @@ bool plan_read(struct plan *plan, const uint8_t *bytes, uint32_t length, const c
         if (!fields || !read_op(plan, op, &f) || !read_done(&f)) return false;
     }
     *what = "a plan without a root";
+    if (plan->layer_count && plan->userns != USERNS_RANGE) {
+        *what = "layers without a range of users";
+        return false;
+    }
     return plan->root.op != 0;
 }
 

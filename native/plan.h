@@ -10,15 +10,18 @@ enum {
     STEPS_MAX = 1024,
     CGROUPS_MAX = 16,
     RLIMITS_MAX = 16,
+    LAYERS_MAX = 16,
 };
 
 enum plan_op {
     OP_HOSTNAME = 1, OP_USERNS, OP_CGROUP, OP_NETNS, OP_PIDFILE, OP_RLIMIT, OP_SECCOMP, OP_ROOT_TMPFS,
     OP_ROOT_OVERLAY, OP_DIR, OP_SYMLINK, OP_FILE, OP_BIND, OP_TMPFS, OP_PROC, OP_DEV, OP_REMOUNT_RO, OP_MASK,
-    OP_CELL, OP_CHORES, OP_LAST_PID = 22,
+    OP_CELL, OP_CHORES, OP_LAST_PID = 22, OP_LAYERS,
 };
 enum userns_kind { USERNS_NONE, USERNS_RANGE, USERNS_SINGLE, USERNS_FLAT };
 enum netns_kind { NETNS_NEW, NETNS_HOST, NETNS_POOLED };
+/* Of a DIR: one that is there already stays as it is. */
+#define DIRECTORY_AS_IS 0x80000000U
 enum mount_flag { MOUNT_READ_ONLY = 1, MOUNT_RECURSIVE = 2, MOUNT_OPTIONAL = 4, MOUNT_NO_DEV = 8, MOUNT_NO_EXEC = 16 };
 
 /* One step on the new root. */
@@ -49,6 +52,8 @@ struct plan {
     const uint8_t *seccomp;
     uint32_t seccomp_length;
     struct step root;
+    uint64_t layers[LAYERS_MAX]; /* of the launcher's, the topmost first */
+    unsigned layer_count;
     struct step *steps;
     unsigned step_count;
 };

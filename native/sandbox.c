@@ -20,6 +20,7 @@
 #include "agent.h"
 #include "kernel.h"
 #include "launch.h"
+#include "layers.h"
 #include "lockdown.h"
 #include "mounts.h"
 
@@ -32,9 +33,9 @@ static void tell(int gate, int error, const char *step) {
     send(gate, message, 4 + length, MSG_NOSIGNAL);
 }
 
-static void wait_for(int gate, enum gate expected, int *lower) {
+static void wait_for(int gate, enum gate expected, struct lowers *lowers) {
     union {
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(sizeof lowers->fds)];
         struct cmsghdr align;
     } control;
     char byte = 0;
@@ -46,7 +47,9 @@ static void wait_for(int gate, enum gate expected, int *lower) {
     while (got < 0 && errno == EINTR);
     if (got != 1 || byte != (char)expected) _exit(1);
     struct cmsghdr *m = CMSG_FIRSTHDR(&message);
-    if (m && lower) memcpy(lower, CMSG_DATA(m), sizeof *lower);
+    if (!m || !lowers) return;
+    lowers->count = (unsigned)((m->cmsg_len - CMSG_LEN(0)) / sizeof lowers->fds[0]);
+    memcpy(lowers->fds, CMSG_DATA(m), lowers->count * sizeof lowers->fds[0]);
 }
 
 /* The sandbox goes before anything else of this machine when memory runs out. */
@@ -119,10 +122,21 @@ static bool limit(const struct plan *plan) {
     return true;
 }
 
+/* The same, under a number that is not the layer's. */
+static int aside(int fd) { return fd == LAYER_FD ? fcntl(fd, F_DUPFD_CLOEXEC, LAYER_FD + 1) : fd; }
+
+/* Where the launcher finds it when the layer is to be kept: nobody in the sandbox can look at the agent. */
+static void hold_written(void) {
+    int tree = mounts_written();
+    if (tree < 0 || tree == LAYER_FD) return;
+    dup3(tree, LAYER_FD, O_CLOEXEC);
+    close(tree);
+}
+
 static bool build(const struct plan *plan, int gate, bool brings_lo_up, const char **step) {
-    int lower = -1;
+    struct lowers lowers = {.count = 0};
     *step = "leave the host";
-    wait_for(gate, GATE_MAPPED, &lower);
+    wait_for(gate, GATE_MAPPED, &lowers);
     mounts_open_sources(plan);
     *step = "become root of the sandbox";
     if (!become_root(plan)) return false;
@@ -134,7 +148,7 @@ static bool build(const struct plan *plan, int gate, bool brings_lo_up, const ch
     if (brings_lo_up && !netns_lo_up()) return false;
     *step = "make files as the user";
     if (!make_as_user(plan)) return false;
-    if (!mounts_make_root(plan, lower, step)) return false;
+    if (!mounts_make_root(plan, &lowers, step)) return false;
     wait_for(gate, GATE_GO, NULL);
     /* Only now, so that its root is the cgroup it was put into. */
     *step = "make a cgroup namespace";
@@ -150,7 +164,7 @@ static bool build(const struct plan *plan, int gate, bool brings_lo_up, const ch
 }
 
 _Noreturn void sandbox_main(const struct plan *plan, int listener, int gate, bool brings_lo_up) {
-    const int kept[] = {listener, gate};
+    const int kept[] = {listener = aside(listener), gate = aside(gate)};
     const char *step = "join the cgroup";
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     go_first();
@@ -161,6 +175,7 @@ _Noreturn void sandbox_main(const struct plan *plan, int listener, int gate, boo
         tell(gate, errno ? errno : EIO, step);
         _exit(1);
     }
+    hold_written();
     prctl(PR_SET_PDEATHSIG, 0);
     tell(gate, 0, "");
     close(gate);

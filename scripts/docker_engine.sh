@@ -90,7 +90,7 @@ launch() { # ARGUMENT… for dockerd
         return
     fi
     # gVisor: the agent listens on a socket of the host; the rest as its old version in Debian 12 needs it.
-    printf '#!/bin/sh\nexec "%s" --network=none --ignore-cgroups --host-uds=all "$@"\n' \
+    printf '#!/bin/sh\nexec "%s" --network=none --host-uds=all "$@"\n' \
         "$(command -v runsc)" >"$where/runsc"
     chmod +x "$where/runsc"
     # In a mount namespace of its own without the empty cgroup2 beside cgroup1, which crun refuses.

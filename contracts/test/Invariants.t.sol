@@ -19,6 +19,12 @@ contract Moves is ChainFixture {
     Ref[] private _refs;
     /// @notice keccak256 of a job as it was when it was first seen ended.
     mapping(uint256 index => bytes32) public endedAs;
+    /// @notice Whether a call ever came to an operator that had it before, or moved without an attempt of its own.
+    bool public wasDoubled;
+
+    mapping(uint256 index => address) private _lastAssignee;
+    mapping(uint256 index => uint8) private _assignments;
+    mapping(uint256 index => mapping(address operator => bool)) private _had;
 
     constructor() {
         _service(OPERATORS, CAPACITY);
@@ -31,6 +37,7 @@ contract Moves is ChainFixture {
         vm.prank(user);
         try tangle.submitJob(service, job % 12, inputs) returns (uint64 call) {
             _refs.push(Ref(service, call));
+            _note();
         } catch {}
     }
 
@@ -163,6 +170,13 @@ contract Moves is ChainFixture {
     function _note() private {
         for (uint256 i; i < _refs.length; ++i) {
             Faas.Job memory job = faas.getJob(_refs[i].service, _refs[i].call);
+            if (job.operator != _lastAssignee[i]) {
+                wasDoubled = wasDoubled || _had[i][job.operator];
+                _had[i][job.operator] = true;
+                _lastAssignee[i] = job.operator;
+                ++_assignments[i];
+            }
+            wasDoubled = wasDoubled || job.attempts != _assignments[i];
             bool isEnded = job.status >= Faas.Status.Done && job.status <= Faas.Status.TimedOut;
             if (isEnded && endedAs[i] == 0) endedAs[i] = keccak256(abi.encode(job));
         }
@@ -202,6 +216,10 @@ contract InvariantsTest {
             );
             require(job.attempts >= 1 && job.attempts <= 3, "attempts out of bounds");
         }
+    }
+
+    function invariant_no_assignment_is_doubled() public view {
+        require(!moves.wasDoubled(), "a call came to one operator twice, or moved unannounced");
     }
 
     function invariant_only_an_accepted_result_completes() public view {

@@ -5,13 +5,14 @@ it stops everything in reverse. Commands that still run then are left to the nex
 (HTTP, later the chain) are given the `Platform` and build on it.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from faas.blobs import open_refs, open_store
+from faas.blobs import TieredBlobStore, open_refs, open_store
 from faas.caches import CacheBounds
 from faas.cleanup import Cleanup
 from faas.clock import Clock, SystemClock
@@ -82,6 +83,8 @@ async def open_platform(
         snapshots = open_snapshots(settings, data_dir.path / "snapshots", clock=clock)
         cleanup.push(snapshots.aclose)
         await snapshots.start()
+        if isinstance(snapshots.blobs, TieredBlobStore) and not settings.object_store_ack:
+            cleanup.push(_in_background(snapshots.blobs.catch_up()))
         executor = PlatformExecutor(
             _executor_settings(settings, data_dir),
             registry=registry,
@@ -93,6 +96,19 @@ async def open_platform(
         cleanup.push(executor.aclose)
         recovered = await executor.start()
         yield Platform(settings, data_dir, executor, registry, images, events, metrics, recovered)
+
+
+def _in_background(work: Coroutine[object, object, None]) -> Callable[[], Awaitable[None]]:
+    """Start it; return what ends it. A store that cannot be reached now is for the next start."""
+    task = asyncio.ensure_future(work)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+
+    return end
 
 
 def open_images(settings: Settings, directory: Path) -> ImageStore:
@@ -114,6 +130,21 @@ def open_provider(
         rules=PullRules(settings.pull_registries, settings.pull_seconds_max),
         clock=clock,
     )
+
+
+@asynccontextmanager
+async def open_engine_images(settings: Settings) -> AsyncGenerator[ImageShelf]:
+    """Open the images of the Docker Engine, without a gateway.
+
+    Raises:
+        RuntimeUnavailableError: there is no Engine, or it does not answer.
+    """
+    from faas.docker.runtime import engine_shelf  # noqa: PLC0415  only for those who ask for it
+
+    place = settings.data_dir.expanduser().absolute()
+    context = RuntimeContext(place, place, "cli", _runtime_options(settings))
+    async with engine_shelf(context) as shelf:
+        yield shelf
 
 
 def _shelves(registry: Registry) -> dict[str, ImageShelf]:
@@ -230,6 +261,7 @@ def _executor_settings(settings: Settings, data_dir: DataDir) -> ExecutorSetting
         ),
         cache_verify_share=settings.cache_verify_share,
         parked_max=settings.parked_max,
+        layers_bytes_max=settings.layers_bytes_max,
         parked_seconds=settings.parked_seconds,
         forked_seconds_max=settings.forked_seconds_max,
         # Another gateway may be writing to the same bucket: its garbage is collected by hand.

@@ -255,6 +255,11 @@ class Settings:
         at_least=0,
         at_most=1024,
     )
+    layers_bytes_max: int = _setting(
+        1 << 30,
+        "Memory for states kept ready so that forks start at once; made anew when they are not.",
+        at_least=0,
+    )
     parked_seconds: float = _setting(
         120.0,
         "How long such a sandbox is kept; mode checkpointed keeps files for good.",

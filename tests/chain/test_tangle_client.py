@@ -132,6 +132,15 @@ async def test_same_key_submits_once_also_after_a_restart(file, tmp_path, client
         await client.get_job(1)
 
 
+async def test_same_key_at_the_same_time_submits_once(file, tmp_path):
+    path = tmp_path / "store"
+    async with TangleClient(chain=file, store=path) as a, TangleClient(chain=file, store=path) as b:
+        submits = (each.submit_job(ECHO, idempotency_key="k") for each in (a, a, b, b))
+        assert {handle.call_id for handle in await asyncio.gather(*submits)} == {0}
+        with pytest.raises(JobNotFoundError):
+            await a.get_job(1)
+
+
 async def test_signed_and_not_sent_is_sent_by_the_next_start(file, tmp_path, client):
     """As if killed after the bytes were stored: the node never saw them."""
     path = tmp_path / "store"

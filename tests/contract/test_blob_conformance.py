@@ -1,16 +1,13 @@
 """Every blob store passes the same suite: memory, folder, two tiers, and a real S3 server."""
 
-import shutil
-import socket
+import random
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.plugins.s3 import AWS, FaultyProxy, make_bucket, s3_server
+from tests.plugins.s3 import Fault as S3Fault
 
 from faas.blobs.conformance import BlobStoreConformance
 from faas.blobs.digest import digest_of
@@ -19,9 +16,12 @@ from faas.blobs.local import LocalBlobStore
 from faas.blobs.protocol import BlobStore
 from faas.blobs.tiered import TieredBlobStore
 from faas.blobs.urls import open_store
-from faas.errors import DigestMismatchError, InvalidConfigError, StoreUnavailableError
-
-AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
+from faas.errors import (
+    DataLossError,
+    DigestMismatchError,
+    InvalidConfigError,
+    StoreUnavailableError,
+)
 
 
 class TestFake(BlobStoreConformance):
@@ -106,46 +106,38 @@ class TestTiered(BlobStoreConformance):
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """A real S3 server on loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = shutil.which("moto_server") or str(Path(sys.executable).parent / "moto_server")
-    process = subprocess.Popen(
-        [server, "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    endpoint = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(200):
-            try:
-                urllib.request.urlopen(endpoint, timeout=1).close()
-                break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.1)
+    with s3_server() as endpoint:
         yield endpoint
-    finally:
-        process.terminate()
-        process.wait(10)
+
+
+@pytest.fixture
+def proxy(s3_endpoint: str) -> Iterator[FaultyProxy]:
+    proxy = FaultyProxy(s3_endpoint)
+    yield proxy
+    proxy.close()
+
+
+def bucket_url(server: str, tmp_path: Path, *, through: str | None = None) -> str:
+    """The address of a bucket nobody else uses."""
+    bucket = f"faas-{abs(hash(tmp_path)) % 10**9}"
+    make_bucket(server, bucket)
+    return f"s3://{bucket}/some/prefix?endpoint={through or server}"
+
+
+def far_of(store: BlobStore) -> BlobStore:
+    assert isinstance(store, TieredBlobStore)
+    return store.far
 
 
 class TestS3(BlobStoreConformance):
     @pytest.fixture
     async def store(self, s3_endpoint: str, tmp_path: Path) -> BlobStore:
-        bucket = f"faas-{abs(hash(tmp_path)) % 10**9}"
-        request = urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT")
-        urllib.request.urlopen(request, timeout=5).close()
-        url = f"s3://{bucket}/some/prefix?endpoint={s3_endpoint}"
-        store = open_store(tmp_path, url=url, aws=AWS)
-        assert isinstance(store, TieredBlobStore)
-        return store.far
+        return far_of(open_store(tmp_path, url=bucket_url(s3_endpoint, tmp_path), aws=AWS))
 
     async def test_another_gateway_with_the_same_bucket_reads_it(
         self, s3_endpoint: str, tmp_path: Path
     ) -> None:
-        urllib.request.urlopen(
-            urllib.request.Request(f"{s3_endpoint}/shared", method="PUT"), timeout=5
-        ).close()
+        make_bucket(s3_endpoint, "shared")
         url = f"s3://shared?endpoint={s3_endpoint}"
         first = open_store(tmp_path / "a", url=url, aws=AWS)
         second = open_store(tmp_path / "b", url=url, aws=AWS)
@@ -162,6 +154,115 @@ class TestS3(BlobStoreConformance):
 
         with pytest.raises(StoreUnavailableError):
             await store.far.put(b"x")
+
+
+class TestS3WithFaults(BlobStoreConformance):
+    """The same suite while one request in three is slow, refused, lost, cut or falsified."""
+
+    @pytest.fixture
+    async def store(
+        self, s3_endpoint: str, proxy: FaultyProxy, tmp_path: Path, request: pytest.FixtureRequest
+    ) -> BlobStore:
+        proxy.dice = random.Random(request.node.name)
+        url = bucket_url(s3_endpoint, tmp_path, through=proxy.endpoint)
+        return far_of(open_store(tmp_path, url=url, aws=AWS))
+
+
+class TestS3Faults:
+    @pytest.fixture
+    async def store(self, s3_endpoint: str, proxy: FaultyProxy, tmp_path: Path) -> TieredBlobStore:
+        url = bucket_url(s3_endpoint, tmp_path, through=proxy.endpoint)
+        store = open_store(tmp_path / "near", url=url, aws=AWS)
+        assert isinstance(store, TieredBlobStore)
+        return store
+
+    async def test_wrong_bytes_are_never_served_nor_kept(
+        self, store: TieredBlobStore, proxy: FaultyProxy
+    ) -> None:
+        digest = await store.far.put(b"right" * 1000)
+        proxy.always = S3Fault.WRONG
+
+        with pytest.raises(DataLossError):
+            await store.get(digest)
+
+        assert await store.near.stat(digest) is None
+        proxy.always = None
+        assert await store.get(digest) == b"right" * 1000
+
+    async def test_one_wrong_answer_is_asked_again(
+        self, store: TieredBlobStore, proxy: FaultyProxy
+    ) -> None:
+        digest = await store.far.put(b"right" * 1000)
+        proxy.faults.append(S3Fault.WRONG)
+
+        assert await store.get(digest) == b"right" * 1000
+        assert proxy.seen[S3Fault.WRONG] == 1
+
+    @pytest.mark.parametrize("fault", [S3Fault.CUT, S3Fault.REFUSED])
+    async def test_what_cannot_be_read_is_unavailable_and_comes_back(
+        self, store: TieredBlobStore, proxy: FaultyProxy, fault: S3Fault
+    ) -> None:
+        digest = await store.far.put(b"x" * 100_000)
+        proxy.always = fault
+
+        with pytest.raises(StoreUnavailableError):
+            await store.get(digest)
+
+        proxy.always = None
+        assert await store.get(digest) == b"x" * 100_000
+
+    async def test_an_upload_is_acknowledged_after_its_answer_was_lost(
+        self, store: TieredBlobStore, proxy: FaultyProxy
+    ) -> None:
+        proxy.faults.extend([S3Fault.LOST] * 3)
+
+        digest = await store.put(b"kept")
+
+        proxy.faults.clear()
+        assert await store.far.get(digest) == b"kept"
+
+    async def test_an_upload_that_cannot_be_made_is_not_acknowledged(
+        self, store: TieredBlobStore, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("faas.blobs.tiered._FIRST_PAUSE_SECONDS", 0.001)
+        monkeypatch.setattr("faas.blobs.tiered._TRIES_MAX", 2)
+        proxy.always = S3Fault.REFUSED
+
+        with pytest.raises(StoreUnavailableError):
+            await store.put(b"not yet")
+
+        proxy.always = None
+        digest = await store.put(b"not yet")
+        assert await store.far.get(digest) == b"not yet"
+
+    async def test_a_damaged_near_copy_is_healed_from_afar(
+        self, store: TieredBlobStore, tmp_path: Path
+    ) -> None:
+        digest = await store.put(b"precious")
+        [blob] = [path for path in (tmp_path / "near").rglob("*") if path.is_file()]
+        blob.write_bytes(b"spoiled!")
+
+        assert await store.get(digest) == b"precious"
+        assert await store.near.get(digest) == b"precious"
+
+    async def test_uploads_that_a_dead_gateway_left_are_made_up_for(
+        self, store: TieredBlobStore, proxy: FaultyProxy
+    ) -> None:
+        digest = await store.near.put(b"only here")
+
+        await store.catch_up()
+
+        assert await store.far.get(digest) == b"only here"
+
+
+async def test_a_damaged_only_copy_is_data_loss(tmp_path: Path) -> None:
+    store = TieredBlobStore(LocalBlobStore(tmp_path), FakeBlobStore())
+    digest = await store.near.put(b"precious")
+    [blob] = [path for path in tmp_path.rglob("*") if path.is_file()]
+    blob.write_bytes(b"spoiled!")
+
+    with pytest.raises(DataLossError):
+        await store.get(digest)
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "s3://", "s3://b?colour=red"])

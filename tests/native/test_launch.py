@@ -115,11 +115,16 @@ def test_the_agent_keeps_only_what_it_needs(inside):
 
 def test_the_agent_holds_no_descriptor_of_the_host(inside):
     links = {
-        str(descriptor.readlink())
+        descriptor.name: str(descriptor.readlink())
         for descriptor in Path(f"/proc/{inside.sandbox.pid}/fd").iterdir()
     }
-    kinds = {link.split(":")[0].removeprefix("/dev") for link in links}
+    written = Path(f"/proc/{inside.sandbox.pid}/fd/{links.pop('3') and 3}")
+    kinds = {link.split(":")[0].removeprefix("/dev") for link in links.values()}
     assert kinds == {"/null", "anon_inode", "socket"}
+    # What its sandbox writes, for the launcher to keep: read-only, and mounted nowhere.
+    assert {path.name for path in written.iterdir()} >= {"work", "tmp"}
+    with pytest.raises(OSError, match="Read-only"):
+        (written / "x").touch()
 
 
 @pytest.mark.parametrize(
@@ -454,7 +459,7 @@ def test_a_malformed_plan_is_refused_and_the_launcher_goes_on(launcher, plan):
     [
         b"\0",
         bytes(8),
-        struct.pack("<BBHI", 5, 0, 0, 1),
+        struct.pack("<BBHI", 99, 0, 0, 1),
         struct.pack("<BBHI", 1, 1, 0, 1),
         bytes(200_000),
     ],

@@ -115,6 +115,7 @@ class Host:
     def __init__(self, path: str | Path, *, greet: bool = True) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(WAIT_SECONDS)
+        self.descriptors: list[int] = []
         directory = os.open(Path(path).parent, os.O_PATH)
         try:
             while True:  # a full backlog empties as soon as the agent has a turn
@@ -129,7 +130,6 @@ class Host:
         finally:
             os.close(directory)
         self._buffer = b""
-        self.descriptors: list[int] = []
         self._next_id = 0
         self.pending: list[Frame] = []
         if greet:

@@ -359,3 +359,13 @@ async def test_a_stream_survives_the_death_of_its_gateway() -> None:
         await client.aclose()
     assert output == b"".join(b"line %d\n" % i for i in range(1, 10))
     assert event == ExitEvent(0, "exited", None, event.duration_ms)
+
+
+async def test_images_are_listed_and_one_that_nobody_has_is_not_found(client: FaaSClient) -> None:
+    assert "host" in {one["reference"] for one in await client.list_images()}
+    ready = await client.pull_image("host", pull_policy="missing")
+    assert ready["digest"] == "host"
+    with pytest.raises(ImageNotFoundError):
+        await client.pull_image("faas-nobody:1", pull_policy="never")
+    with pytest.raises(ImageNotFoundError):
+        await client.execute("true", image="faas-nobody:1", pull_policy="never")

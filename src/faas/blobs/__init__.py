@@ -3,6 +3,7 @@
 from faas.blobs.digest import Digest, digest_of
 from faas.blobs.protocol import BlobStat, BlobStore
 from faas.blobs.refs import RefStore
+from faas.blobs.tiered import TieredBlobStore
 from faas.blobs.urls import open_refs, open_shared, open_store
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "BlobStore",
     "Digest",
     "RefStore",
+    "TieredBlobStore",
     "digest_of",
     "open_refs",
     "open_shared",

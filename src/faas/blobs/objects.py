@@ -14,10 +14,11 @@ from obstore.exceptions import BaseError
 
 from faas.blobs.digest import Digest, check, digest_of, parse_digest
 from faas.blobs.protocol import BlobStat
-from faas.errors import NotFoundError, StoreUnavailableError
+from faas.errors import DigestMismatchError, NotFoundError, StoreUnavailableError
 
 T = TypeVar("T")
 _LIST_PAGE = 1000
+_READS_MAX = 3
 
 
 class ObjectBlobStore:
@@ -40,9 +41,14 @@ class ObjectBlobStore:
         return digest
 
     async def get(self, digest: Digest) -> bytes:
-        answer = await _try(self._name, "get", obstore.get_async(self._store, self._path(digest)))
-        data = bytes(await _try(self._name, "read", answer.bytes_async()))
-        return check(data, digest)
+        for attempt in range(_READS_MAX):
+            try:
+                return check(await self._read(digest), digest)
+            except (DigestMismatchError, StoreUnavailableError):
+                # A line that falsifies or hangs up once may not the next time.
+                if attempt == _READS_MAX - 1:
+                    raise
+        raise AssertionError("unreachable")
 
     async def get_range(self, digest: Digest, *, offset: int, length: int) -> bytes:
         path = self._path(digest)
@@ -51,6 +57,10 @@ class ObjectBlobStore:
         if len(data) != length:
             raise StoreUnavailableError(f"{self._name} cut an answer short")
         return data
+
+    async def _read(self, digest: Digest) -> bytes:
+        answer = await _try(self._name, "get", obstore.get_async(self._store, self._path(digest)))
+        return bytes(await _try(self._name, "read", answer.bytes_async()))
 
     async def stat(self, digest: Digest) -> BlobStat | None:
         try:

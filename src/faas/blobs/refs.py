@@ -142,5 +142,6 @@ class TieredRefStore:
         return sorted({*await self._near.list(kind), *await self._far.list(kind)})
 
     async def delete(self, name: str) -> None:
-        await self._far.delete(name)
+        # What is only far is still there, for every gateway; what is only near would be for one.
         await self._near.delete(name)
+        await self._far.delete(name)

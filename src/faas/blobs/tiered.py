@@ -2,16 +2,17 @@
 
 `put` returns when the near store has the blob and, with `ack_far`, when the far one has it too;
 otherwise the upload goes on behind and `settle` waits for it. A failed upload is tried again with
-growing pauses; what is not yet far is listed by `pending`, and whoever keeps a journal (the
-snapshot store does) starts those again after a crash. `delete` deletes in both.
+growing pauses; what is not yet far is listed by `pending`, and what a crash left is made up for by
+`catch_up`. A near copy that is damaged is replaced from afar. `delete` deletes in both.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 
 from faas.blobs.digest import Digest
 from faas.blobs.protocol import BlobStat, BlobStore
-from faas.errors import NotFoundError, StoreUnavailableError
+from faas.errors import DigestMismatchError, NotFoundError, StoreUnavailableError
 
 _UPLOADS_MAX = 4
 """At once: enough to fill a home uplink, few enough to leave one for reads."""
@@ -46,10 +47,22 @@ class TieredBlobStore:
         return digest
 
     async def get(self, digest: Digest) -> bytes:
+        damage: DigestMismatchError | None = None
         try:
             return await self.near.get(digest)
         except NotFoundError:
             pass
+        except DigestMismatchError as found:
+            damage = found
+            await self.near.delete(digest)
+        try:
+            return await self._fetched(digest)
+        except NotFoundError:
+            if damage is not None:
+                raise damage from None
+            raise
+
+    async def _fetched(self, digest: Digest) -> bytes:
         fetch = self._fetches.get(digest)
         if fetch is None:
             fetch = asyncio.create_task(self._fetch(digest))
@@ -89,6 +102,39 @@ class TieredBlobStore:
         """
         for upload in list(self._uploads.values()):
             await asyncio.shield(upload)
+
+    async def lost(self, digests: Iterable[Digest]) -> set[Digest]:
+        """Say which of these blobs nobody has any more. What only the near store has is uploaded:
+        another gateway may have collected it as garbage that is wanted again.
+
+        Raises:
+            StoreUnavailableError: the far store cannot be asked.
+        """
+        asked = list(digests)
+        told = await asyncio.gather(*(self._is_lost(digest) for digest in asked))
+        return {digest for digest, is_lost in zip(asked, told, strict=True) if is_lost}
+
+    async def _is_lost(self, digest: Digest) -> bool:
+        async with self._slots:
+            if await self.far.stat(digest) is not None:
+                return False
+            try:
+                await self.far.put(await self.near.get(digest))
+            except (NotFoundError, DigestMismatchError):
+                return True
+            return False
+
+    async def catch_up(self) -> None:
+        """Upload what the near store has and the far one lacks: a gateway that died left it.
+
+        Raises:
+            StoreUnavailableError: the far store cannot be asked.
+        """
+        far = {stat.digest async for stat in self.far.list()}
+        async for stat in self.near.list():
+            if stat.digest not in far:
+                with suppress(DigestMismatchError, NotFoundError):  # damaged, or removed just now
+                    await self.far.put(await self.near.get(stat.digest))
 
     async def aclose(self) -> None:
         for task in [*self._uploads.values(), *self._fetches.values()]:

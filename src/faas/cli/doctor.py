@@ -17,12 +17,14 @@ import click
 
 from faas.assembly import open_registry
 from faas.cli import render
+from faas.cli.doctor_memory import try_memory
 from faas.cli.gateway import Gateway
 from faas.clock import SystemClock
 from faas.config import Settings, load
 from faas.data_dir import DataDir
 from faas.errors import FaasError
 from faas.events import EventBus
+from faas.sandbox.registry import Registry
 
 _NOTHING_WORKS = 8
 _DISK_BYTES_WANTED = 1 << 30
@@ -80,11 +82,13 @@ async def try_runtimes(settings: Settings) -> list[Finding]:
     try:
         data_dir = DataDir.hold(scratch)
         try:
-            own = replace(settings, data_dir=scratch)
+            criu = settings.criu_prefix or str(settings.data_dir / "criu")
+            own = replace(settings, data_dir=scratch, criu_prefix=criu)
             registry = open_registry(own, data_dir, clock=SystemClock(), events=EventBus())
             try:
                 await registry.start()
                 reports = registry.reports()
+                memory = await _memory(registry, scratch, criu)
             finally:
                 await registry.aclose()
         finally:
@@ -105,6 +109,19 @@ async def try_runtimes(settings: Settings) -> list[Finding]:
             is_runtime=True,
         )
         for name, report in reports.items()
+    ] + memory
+
+
+async def _memory(registry: Registry, scratch: Path, prefix: str) -> list[Finding]:
+    """Try to take a process out of one sandbox into another, where that can be asked for."""
+    runtime = registry.get("embedded")
+    if runtime is None or runtime not in registry.available():
+        return []
+    is_well, detail, hint, spent = await try_memory(runtime, scratch)
+    if hint is not None and "criu.sh" in hint:
+        hint = f"scripts/criu.sh {prefix}"
+    return [
+        Finding("memory checkpoints", is_well, detail, hint, duration_ms=spent, state_else="off")
     ]
 
 

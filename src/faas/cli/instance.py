@@ -32,6 +32,9 @@ def command() -> None:
 @click.option("--snapshot", "snapshot_id", help="Begin with the files of this snapshot.")
 @click.option("--name", help="A name that stands for its id.")
 @click.option("--runtime", help="embedded, docker, microvm or auto.")
+@click.option(
+    "--isolation", help="The least accepted: container, userns, gvisor, microvm; else refused."
+)
 @click.option("--memory", "memory_mb", type=int, help="Memory in MB.")
 @click.option("--cpus", "cpu_cores", type=float, help="Cores, 0.5 is half a one.")
 @click.option("--disk", "disk_mb", type=int, help="Disk in MB.")

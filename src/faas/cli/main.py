@@ -20,7 +20,7 @@ COMMANDS = {
     "logs": "Print what an execution wrote; -f follows it.",
     "pools": "Show the warm pools: what each holds, and why.",
     "prewarm": "Have sandboxes of an image ready before they are asked for.",
-    "images": "List, import, pull or remove images.",
+    "images": "List, import, pull, build or remove images.",
     "doctor": "Try each runtime for real; say what is missing and how to get it.",
     "config": "Show every setting and where its value came from.",
     "operator": "Run the jobs of a Tangle service and hand in their results.",

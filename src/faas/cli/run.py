@@ -27,6 +27,9 @@ _OPTIONS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
 @click.option("--image", help="Image to run it in; the gateway has a default.")
 @click.option("--runtime", help="embedded, docker, microvm or auto.")
+@click.option(
+    "--isolation", help="The least accepted: container, userns, gvisor, microvm; else refused."
+)
 @click.option("--timeout", "timeout_seconds", type=float, help="Seconds until it is ended.")
 @click.option("--memory", "memory_mb", type=int, help="Memory in MB.")
 @click.option("--cpus", "cpu_cores", type=float, help="Cores, 0.5 is half a one.")

@@ -14,10 +14,11 @@ from typing import Any
 from faas.docker.seccomp import profile
 from faas.docker.settings import DockerSettings
 from faas.model import Limits
-from faas.sandbox.protocols import SandboxSpec
+from faas.sandbox.protocols import RootFilesystem, SandboxSpec
 
+HOME = "/.faas"
 AGENT = "/.faas/agent"
-_SOCKETS = "/.faas/run"
+SOCKETS = "/.faas/run"
 RESERVED_UID = 2_147_418_111
 """Owns the directory of the agent's socket; refused as the user of a command."""
 RESERVED_UID_REMAPPED = 65_531
@@ -53,6 +54,11 @@ _WRITABLE = {
 }
 
 
+def writable_places(root: RootFilesystem) -> tuple[str, ...]:
+    """Where a command may write what is worth keeping: all but `/run`."""
+    return tuple(dict.fromkeys((*(path for path in _WRITABLE if path != "/run"), *root.volumes)))
+
+
 def container_name(tag: str, sandbox_id: str) -> str:
     """Return the name of a sandbox's container."""
     return f"faas-{tag}-{sandbox_id}"
@@ -60,7 +66,7 @@ def container_name(tag: str, sandbox_id: str) -> str:
 
 def reserved_uids() -> frozenset[int]:
     """Return the user ids that own socket directories, as containers see them."""
-    return frozenset({os.geteuid() or RESERVED_UID, RESERVED_UID_REMAPPED})
+    return frozenset({os.geteuid() or RESERVED_UID, RESERVED_UID, RESERVED_UID_REMAPPED})
 
 
 def socket_owner(first_uid: int | None) -> int:
@@ -112,7 +118,9 @@ def container_config(
         _volume(path, size) for path in spec.root.volumes if path not in _WRITABLE
     ]
     config = _body(settings, image, (LABEL_SANDBOX, str(spec.id)), host_config)
-    config["Entrypoint"] = [AGENT, "agent", "--listen", f"{_SOCKETS}/agent.sock"]
+    config["Entrypoint"] = [AGENT, "agent", "--listen", f"{SOCKETS}/agent.sock"]
+    if settings.is_copied:
+        config["Entrypoint"] += ["--close", HOME, str(RESERVED_UID_REMAPPED)]
     if pause is None:
         config["Hostname"] = spec.hostname
     return config
@@ -141,7 +149,7 @@ def pause_config(
         "PidsLimit": 4,
     }
     config = _body(settings, image, (LABEL_PAUSE, name), host_config)
-    config["Entrypoint"] = [AGENT, "pause", "--listen", f"{_SOCKETS}/agent.sock"]
+    config["Entrypoint"] = [AGENT, "pause", "--listen", f"{SOCKETS}/agent.sock"]
     config["Hostname"] = HOSTNAME
     return config
 
@@ -152,10 +160,7 @@ def _hardened(settings: DockerSettings, sockets: Path, oci_runtime: str | None) 
         "Privileged": False,
         "CapDrop": ["ALL"],
         "ReadonlyRootfs": True,
-        "Mounts": [
-            _bind(settings.binary, AGENT, is_read_only=True),
-            _bind(sockets, _SOCKETS, is_read_only=False),
-        ],
+        "Mounts": _ways_in(settings, sockets),
         "IpcMode": "private",
         "CgroupnsMode": "private",
         "Ulimits": _ULIMITS,
@@ -164,6 +169,16 @@ def _hardened(settings: DockerSettings, sockets: Path, oci_runtime: str | None) 
         "RestartPolicy": {"Name": "no"},
     }
     return common if oci_runtime is None else {**common, "Runtime": oci_runtime}
+
+
+def _ways_in(settings: DockerSettings, sockets: Path) -> list[dict[str, Any]]:
+    """Bind the agent and its socket in, or leave room for a copy."""
+    if settings.is_copied:
+        return [{"Type": "volume", "Target": HOME, "VolumeOptions": {"NoCopy": True}}]
+    return [
+        _bind(settings.binary, AGENT, is_read_only=True),
+        _bind(sockets, SOCKETS, is_read_only=False),
+    ]
 
 
 def _body(

@@ -9,20 +9,25 @@ from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import aiodocker
 import aiohttp
 from aiodocker.networks import DockerNetwork
 from aiodocker.volumes import DockerVolume
 
+from faas.docker.address import EngineAddress
 from faas.errors import InternalError, NotFoundError, RuntimeUnavailableError
+
+if TYPE_CHECKING:
+    from aiodocker.stream import Stream
 
 _API = "v1.41"
 """Debian 12's Engine; later ones still speak it."""
 _SECONDS_MAX = 60.0
 """For one call; a loaded Engine takes seconds to start a container, never a minute."""
 _NOT_FOUND, _IN_PROGRESS, _NOT_MODIFIED = 404, 409, 304
+_BAD_REQUEST = 400
 _UNKNOWN_UID = -1
 _FULL = "no space left on device"
 _NO_ANSWER = 900
@@ -49,7 +54,7 @@ class Engine:
         self._docker = docker
 
     @classmethod
-    def connect(cls, host: str | None) -> "Engine":
+    def connect(cls, address: EngineAddress) -> "Engine":
         """Make the connection ready; nothing is sent yet.
 
         Raises:
@@ -57,7 +62,14 @@ class Engine:
         """
         try:
             timeout = aiohttp.ClientTimeout(total=_SECONDS_MAX, sock_connect=5.0)
-            return cls(aiodocker.Docker(url=host, timeout=timeout, api_version=_API))
+            return cls(
+                aiodocker.Docker(
+                    url=address.spoken,
+                    timeout=timeout,
+                    api_version=_API,
+                    ssl_context=address.context(),
+                )
+            )
         except (AssertionError, ValueError, aiodocker.exceptions.DockerError) as failure:
             raise RuntimeUnavailableError(
                 "no Docker Engine is installed here, or DOCKER_HOST is wrong",
@@ -69,10 +81,10 @@ class Engine:
         """The client below, for calls that live in a file of their own."""
         return self._docker
 
-    def url(self, path: str) -> str:
+    def url(self, path: str, *, is_versioned: bool = True) -> str:
         """Return the whole address of a path of the API."""
         base = self._docker.docker_host.replace("unix://", "http://").replace("tcp://", "http://")
-        return f"{base}/{self._docker.api_version}/{path}"
+        return f"{base}/{self._docker.api_version}/{path}" if is_versioned else f"{base}/{path}"
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -80,6 +92,7 @@ class Engine:
 
     async def facts(self) -> EngineFacts:
         """Ask what it is."""
+        await self._agree()
         async with _translated("info"):
             info = cast("Json", await self._docker.system.info())
         options = [str(option) for option in info.get("SecurityOptions") or ()]
@@ -91,6 +104,31 @@ class Engine:
             else None,
             has_seccomp=any("name=seccomp" in option for option in options),
         )
+
+    async def _agree(self) -> None:
+        """Settle the version of the API: ours, or the Engine's oldest where it dropped ours.
+
+        Raises:
+            RuntimeUnavailableError: the Engine is older than all we speak.
+        """
+        async with (
+            _translated("version"),
+            self._docker.session.get(self.url("version", is_versioned=False)) as answer,
+        ):
+            if answer.status == _BAD_REQUEST:
+                raise RuntimeUnavailableError(
+                    "the Docker Engine wants TLS",
+                    hint="set FAAS_DOCKER_TLS_VERIFY=true and FAAS_DOCKER_CERT_PATH",
+                )
+            await check_answer(answer)
+            told = cast("Json", await answer.json())
+        least, most = str(told.get("MinAPIVersion") or "1.12"), str(told.get("ApiVersion") or "0")
+        if _numbers(most) < _numbers(_API):
+            raise RuntimeUnavailableError(
+                f"this Docker Engine speaks API {most}, and {_API} is needed",
+                hint="install Docker Engine 20.10 or later",
+            )
+        self._docker.api_version = f"v{least}" if _numbers(least) > _numbers(_API) else _API
 
     async def create(self, name: str, config: Json) -> None:
         """Make a container."""
@@ -109,6 +147,26 @@ class Engine:
                 return cast("Json", await self._docker.containers.container(name).show())
         except NotFoundError:
             return None
+
+    async def put_archive(self, name: str, path: str, tar: bytes) -> None:
+        """Unpack a tar below a directory of a container."""
+        async with (
+            _translated("put an archive"),
+            self._docker.session.put(
+                self.url(f"containers/{name}/archive"),
+                params={"path": path},
+                data=tar,
+                headers={"Content-Type": "application/x-tar"},
+            ) as answer,
+        ):
+            await check_answer(answer)
+
+    async def attach_exec(self, name: str, argv: list[str], *, user: str) -> "Stream":
+        """Run a program in a container, its stdin and stdout at the returned stream."""
+        async with _translated("exec"):
+            container = self._docker.containers.container(name)
+            made = await container.exec(argv, stdin=True, stdout=True, stderr=False, user=user)
+            return await made.start(detach=False).__aenter__()
 
     async def limit(self, name: str, resources: Json) -> None:
         """Change the limits of a container."""
@@ -197,6 +255,10 @@ class Engine:
         async with asyncio.timeout(_SECONDS_MAX):
             while await self.inspect(name) is not None:  # noqa: ASYNC110  the Engine has no signal for it
                 await asyncio.sleep(0.05)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.removeprefix("v").split(".") if part.isdigit())
 
 
 async def check_answer(answer: aiohttp.ClientResponse) -> None:

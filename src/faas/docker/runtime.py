@@ -14,7 +14,9 @@ import logging
 import os
 import platform
 import tempfile
+from collections.abc import AsyncGenerator
 from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from faas.agent.channel import AgentChannel
 from faas.cleanup import Cleanup
 from faas.clock import Clock, SystemClock
+from faas.docker.address import EngineAddress
 from faas.docker.container import (
     AGENT,
     HOSTNAME,
@@ -30,12 +33,14 @@ from faas.docker.container import (
     container_name,
     resources,
     socket_owner,
+    writable_places,
 )
 from faas.docker.credentials import DockerLogins
 from faas.docker.engine_images import EngineImages
 from faas.docker.groups import ContainerGroups
 from faas.docker.pauses import Pauses
 from faas.docker.reclaim import reclaim
+from faas.docker.remote import RemoteAgents
 from faas.docker.sandbox import DockerSandbox, Upkeep
 from faas.docker.settings import DockerSettings
 from faas.docker.shelf import EngineShelf
@@ -101,6 +106,8 @@ class DockerRuntime:
         self._engine: Engine | None = None
         self._images: EngineImages | None = None
         self._shelf: EngineShelf | None = None
+        self._remote: RemoteAgents | None = None
+        """None where the agent is bound in from this machine."""
         self._pauses: Pauses | None = None
         """None where namespaces cannot be looked at from here: then the Engine makes them."""
         self._egress = EgressNetwork(
@@ -117,12 +124,17 @@ class DockerRuntime:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        able = {Capability.ADOPT, Capability.TTY, Capability.PORTS}
+        able = {Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT}
+        if not self._settings.is_copied:
+            able.add(Capability.PORTS)
         return frozenset(able | ({Capability.EGRESS} if self._has_egress else set()))
+
+    def writable(self, root: RootFilesystem) -> tuple[str, ...]:
+        return writable_places(root)
 
     @property
     def _has_egress(self) -> bool:
-        return self._egress.is_available
+        return self._egress.is_available and not self._settings.is_copied
 
     @property
     def isolation(self) -> str:
@@ -139,7 +151,7 @@ class DockerRuntime:
             return
         if not self._settings.binary.is_file():
             raise RuntimeUnavailableError("the native program is not built", hint="make native")
-        engine = _connect(self._settings.host)
+        engine = _connect(self._settings.address)
         try:
             facts = await engine.facts()
             self._settle(facts)
@@ -155,7 +167,11 @@ class DockerRuntime:
         )
         self._shelf = open_shelf(engine, self._settings)
         self._engine = engine
-        if os.geteuid() == 0:
+        if self._settings.is_copied:
+            self._remote = RemoteAgents(
+                engine, self._settings.binary, is_remapped=facts.first_uid is not None
+            )
+        elif os.geteuid() == 0:
             self._pauses = Pauses(
                 engine,
                 self._settings,
@@ -171,7 +187,8 @@ class DockerRuntime:
             return await images.ensure(_empty_root(Path(directory)))
 
     def _settle(self, facts: "EngineFacts") -> None:
-        if facts.first_uid is not None and (facts.first_uid < 0 or os.geteuid() != 0):
+        is_blocked = facts.first_uid is not None and (facts.first_uid < 0 or os.geteuid() != 0)
+        if is_blocked and not self._settings.is_copied:
             raise RuntimeUnavailableError(
                 "this Docker Engine remaps user ids, and the agent's socket cannot be shared then",
                 hint="run the gateway as root, or the Engine without --userns-remap",
@@ -187,7 +204,8 @@ class DockerRuntime:
         parts = ["docker", "userns" if facts.first_uid is not None else ""]
         self._isolation = "+".join(filter(None, [*parts, "seccomp" if facts.has_seccomp else ""]))
         self._ways = [Way(self._isolation, self._oci_runtime)]
-        if GVISOR.oci_runtime in facts.oci_runtimes and facts.first_uid is None:
+        has_gvisor = GVISOR.oci_runtime in facts.oci_runtimes and facts.first_uid is None
+        if has_gvisor and not self._settings.is_copied:
             self._ways.append(GVISOR)
 
     async def probe(self) -> ProbeReport:
@@ -203,7 +221,8 @@ class DockerRuntime:
         passed = b"faas-native" in said
         return ProbeReport(
             is_available=passed,
-            detail=f"the agent's own usage, asked for in a container, exited with {ended.code}",
+            detail=f"the agent's own usage, asked for in a container, exited with {ended.code};"
+            f" the agent is {'copied in, over the Engine' if self._remote else 'bound in'}",
             isolation=self._isolation,
             isolations=tuple(way.label for way in self._ways[1:]),
             limits="docker memory,cpu,pids",
@@ -270,7 +289,7 @@ class DockerRuntime:
             state = await self._start_in(None, spec, image, work_dir, way.oci_runtime)
         else:
             state = await self._started(spec, image, work_dir, way.oci_runtime)
-        channel = await self._greeted(work_dir)
+        channel = await self._connected(spec.id, work_dir)
         cleanup.push(partial(channel.close, "creation failed"))
         return self._take_up(spec.id, meta, channel, state)
 
@@ -330,8 +349,16 @@ class DockerRuntime:
         except NotFoundError:
             images.forget(image)
             await engine.create(name, {**config, "Image": await images.ensure(spec.root)})
+        if self._remote is not None:
+            await self._remote.place(name)
         await engine.start(name)
         return await engine.inspect(name) or {}
+
+    async def _connected(self, sandbox_id: SandboxId, work_dir: WorkDir) -> AgentChannel:
+        if self._remote is None:
+            return await self._greeted(work_dir)
+        _, name = self._places(sandbox_id)
+        return await self._remote.connect(name, work_dir, seconds=_GREETING_SECONDS)
 
     async def _greeted(self, work_dir: WorkDir) -> AgentChannel:
         """Connect as soon as the agent listens; the Engine says only that it was executed."""
@@ -367,9 +394,10 @@ class DockerRuntime:
             sandbox_id,
             meta,
             channel=channel,
-            groups=ContainerGroups(_pid(state)),
+            # The pid of a container elsewhere is somebody else's here.
+            groups=ContainerGroups(0 if self._remote else _pid(state)),
             upkeep=Upkeep(limit, partial(self._release, sandbox_id)),
-            open_agent=work_dir.connect,
+            open_agent=None if self._remote else work_dir.connect,
         )
         self._sandboxes[sandbox_id] = sandbox
         return sandbox
@@ -410,12 +438,18 @@ class DockerRuntime:
             await self._release(sandbox_id)
             return None
         try:
-            channel = AgentChannel(work_dir.connect())
-            await channel.hello()
+            channel = await self._adopted(sandbox_id, work_dir)
         except (OSError, SandboxBrokenError):
             await self._release(sandbox_id)
             return None
         return self._take_up(sandbox_id, meta, channel, state)
+
+    async def _adopted(self, sandbox_id: SandboxId, work_dir: WorkDir) -> AgentChannel:
+        if self._remote is not None:
+            return await self._connected(sandbox_id, work_dir)
+        channel = AgentChannel(work_dir.connect())
+        await channel.hello()
+        return channel
 
     async def reclaim(self, *, keep: AbstractSet[SandboxId]) -> ReclaimReport:
         engine, _ = self._opened()
@@ -433,8 +467,10 @@ class DockerRuntime:
             cleanup.push(self._engine.aclose)
             if self._pauses is not None:
                 cleanup.push(self._pauses.aclose)
+            if self._remote is not None:
+                cleanup.push(self._remote.aclose)
             cleanup.push(partial(self._empty, leave_running))
-        self._engine = self._images = self._shelf = self._pauses = None
+        self._engine = self._images = self._shelf = self._pauses = self._remote = None
 
     def _pause_names(self) -> frozenset[str]:
         return frozenset() if self._pauses is None else self._pauses.names
@@ -462,15 +498,13 @@ class DockerRuntime:
         return work_dir, container_name(self._settings.tag, sandbox_id)
 
 
-def _connect(host: str | None) -> "Engine":
+def _connect(address: EngineAddress) -> "Engine":
     """Connect, or say what is missing; the client is loaded only when there is an Engine."""
-    hint = "apt-get install docker.io, or set FAAS_DOCKER_HOST"
-    if host is None and not any(path.is_socket() for path in _SOCKETS):
-        raise RuntimeUnavailableError("there is no Docker Engine on this machine", hint=hint)
-    if host is not None and not host.startswith("unix://"):
+    address.check()
+    if address.url is None and not any(path.is_socket() for path in _SOCKETS):
         raise RuntimeUnavailableError(
-            "the Docker Engine is on another machine, out of reach of the agent's socket",
-            hint="set FAAS_DOCKER_HOST to a unix:// address of this machine",
+            "there is no Docker Engine on this machine",
+            hint="apt-get install docker.io, or set FAAS_DOCKER_HOST",
         )
     try:
         from faas.docker.engine import Engine  # noqa: PLC0415  see above
@@ -479,7 +513,23 @@ def _connect(host: str | None) -> "Engine":
             "the client of the Docker Engine is not installed",
             hint="pip install 'faas-platform[docker]'",
         ) from failure
-    return Engine.connect(host)
+    return Engine.connect(address)
+
+
+@asynccontextmanager
+async def engine_shelf(context: RuntimeContext) -> AsyncGenerator[EngineShelf]:
+    """Open the images of the Engine and nothing else, for whoever runs no sandboxes.
+
+    Raises:
+        RuntimeUnavailableError: there is no Engine, or it does not answer.
+    """
+    settings = DockerSettings.from_context(context)
+    engine = _connect(settings.address)
+    try:
+        await engine.facts()
+        yield open_shelf(engine, settings)
+    finally:
+        await engine.aclose()
 
 
 def open_shelf(engine: "Engine", settings: DockerSettings) -> EngineShelf:

@@ -14,7 +14,7 @@ from faas.agent.sandbox import AgentSandbox
 from faas.docker.container import reserved_uids
 from faas.docker.groups import ContainerGroups
 from faas.docker.work_dir import Meta
-from faas.errors import InvalidArgumentError
+from faas.errors import InvalidArgumentError, UnsupportedError
 from faas.ids import SandboxId
 from faas.model import ExitReason, Limits
 from faas.sandbox.protocols import Command, Exit, OutputFiles
@@ -93,6 +93,8 @@ class DockerSandbox(AgentSandbox):
         await self._upkeep.release()
 
     def _command(self, command: Command) -> Command:
+        if command.tty and "gvisor" in self.isolation:
+            raise UnsupportedError("a terminal cannot be had in gVisor", hint="leave out tty")
         if taken := reserved_uids() & {command.uid, command.gid}:
             raise InvalidArgumentError(f"the user id {min(taken)} is reserved")
         home = "/root" if command.uid == 0 else "/"

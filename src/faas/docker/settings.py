@@ -4,6 +4,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from faas.docker.address import EngineAddress
 from faas.sandbox.registry import RuntimeContext
 
 
@@ -23,12 +24,27 @@ class DockerSettings:
     """The Engine's OCI runtime; None is `crun` where the Engine has it (60 ms less a start), else
     the Engine's default."""
 
+    certificates: Path | None = None
+    """Directory of the certificates for a tcp:// Engine; None is plain HTTP."""
+    agent: str = "auto"
+    """`bind`: the agent and its socket are bound in from this machine. `copy`: it is copied in and
+    spoken to through the Engine. `auto`: copy where the Engine is reached over TCP."""
     logins: Path | None = None
     """Docker's own `config.json`, where registries' credentials are; None is none."""
     egress_dns: tuple[str, ...] = ("1.1.1.1", "9.9.9.9")
     """Name servers of sandboxes with `network: egress`."""
     egress_host: Path | None = None
     """The network namespace that egress leaves by; None is the gateway's own."""
+
+    @property
+    def address(self) -> EngineAddress:
+        """Where the Engine is."""
+        return EngineAddress(self.host, self.certificates)
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether the agent is copied into containers rather than bound."""
+        return self.agent == "copy" or (self.agent == "auto" and self.address.is_remote)
 
     @classmethod
     def from_context(cls, context: RuntimeContext) -> "DockerSettings":
@@ -40,7 +56,15 @@ class DockerSettings:
             tag=context.instance_tag,
             binary=package / "_native" / f"faas-native-{machine}",
             host=context.options.get("docker_host") or None,
+            certificates=_certificates(context),
+            agent=context.options.get("docker_agent") or "auto",
             logins=Path(place) if (place := context.options.get("docker_config")) else None,
             oci_runtime=context.options.get("docker_oci_runtime") or None,
             egress_dns=tuple(filter(None, context.options.get("egress_dns", "").split(","))),
         )
+
+
+def _certificates(context: RuntimeContext) -> Path | None:
+    if not context.options.get("docker_tls"):
+        return None
+    return Path(context.options.get("docker_certificates", ""))

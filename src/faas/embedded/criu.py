@@ -22,7 +22,7 @@ PLACE = "/proc/fs"
 IMAGES = f"{PLACE}/images"
 FIRST_FD = 10
 """Where descriptors handed over begin in CRIU, as in checkpoint.c."""
-HINT = "scripts/criu.sh PREFIX, then set criu_prefix to that folder"
+HINT = "scripts/criu.sh DIRECTORY, then set criu_prefix to it; `faas doctor` says more"
 _LOG_BYTES_MAX = 64 << 10
 _GHOST_BYTES_MAX = 64 << 20
 """Of a file that is open and has no name any more: kept with the memory."""

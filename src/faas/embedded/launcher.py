@@ -16,14 +16,16 @@ import struct
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
 from faas.clock import expire_later
 from faas.errors import FaasError, RuntimeUnavailableError, SandboxBrokenError, TooLargeError
 
 _HEAD = struct.Struct("<BBHI")
-_LAUNCH, _PING, _CHORES, _SPARES, _CRIU = 1, 2, 3, 4, 6
-_LAUNCHED, _FAILED, _EXITED, _PONG, _CHORES_DONE, _CRIU_ENDED = 1, 2, 3, 4, 5, 6
+_LAUNCH, _PING, _CHORES, _SPARES, _LAYER, _CRIU = 1, 2, 3, 4, 5, 6
+_LAUNCHED, _FAILED, _EXITED, _PONG, _CHORES_DONE, _CRIU_ENDED, _LAYER_DONE = 1, 2, 3, 4, 5, 6, 7
+_LAYER_BODY = struct.Struct("<BQQQ")
 _LAUNCH_SECONDS = 15.0
 """The launcher gives up a child after 10; past this it is itself stuck."""
 _STOP_SECONDS = 2.0
@@ -43,6 +45,15 @@ class Launched:
     pidfd: int
 
 
+class LayerVerb(IntEnum):
+    """What can be done with layers; `native/PROTOCOL.md` says it."""
+
+    TAKE = 1
+    MAKE = 2
+    DROP = 3
+    LOOK = 4
+
+
 class Launcher:
     """Owns the launcher process."""
 
@@ -54,6 +65,9 @@ class Launcher:
         self._pending: dict[int, asyncio.Future[Launched]] = {}
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._chores: dict[int, asyncio.Future[int]] = {}
+        self._layers: dict[int, asyncio.Future[tuple[int, int | None]]] = {}
+        self.generation = 0
+        """Counts the processes there were: what one held in itself is gone with it."""
         self._spares: bytes | None = None
         self._runs: dict[int, asyncio.Future[int]] = {}
 
@@ -184,6 +198,37 @@ class Launcher:
         finally:
             timer.cancel()
 
+    async def layer(
+        self,
+        verb: LayerVerb,
+        number: int = 0,
+        *,
+        size_bytes: int = 0,
+        inodes: int = 0,
+        pidfd: int | None = None,
+    ) -> tuple[int, int | None]:
+        """Do something with layers; return an errno or 0, and a descriptor that belongs to the
+        caller.
+
+        Raises:
+            SandboxBrokenError: the launcher is gone.
+        """
+        self._ensure_running()
+        request = self._new_id()
+        answer: asyncio.Future[tuple[int, int | None]] = asyncio.get_running_loop().create_future()
+        self._layers[request] = answer
+        body = _LAYER_BODY.pack(verb, number, size_bytes, inodes)
+        try:
+            async with asyncio.timeout(_LAUNCH_SECONDS):
+                await self._send(
+                    _HEAD.pack(_LAYER, 0, 0, request) + body, [] if pidfd is None else [pidfd]
+                )
+                return await answer
+        except TimeoutError:
+            raise SandboxBrokenError("the launcher did not answer in time") from None
+        finally:
+            self._layers.pop(request, None)
+
     async def aclose(self) -> None:
         """Let the process go. Its sandboxes stay. Idempotent."""
         self._disconnect("the launcher was stopped")
@@ -274,9 +319,17 @@ class Launcher:
             done = (self._chores if kind == _CHORES_DONE else self._runs).get(number)
             if done is not None and not done.done():
                 done.set_result(struct.unpack_from("<I", body)[0])
+        elif kind == _LAYER_DONE:
+            self._on_layer_done(number, body, descriptors)
         # EXITED says nothing that the sandbox's own pidfd does not say, also after a restart.
         for descriptor in descriptors:
             os.close(descriptor)
+
+    def _on_layer_done(self, number: int, body: bytes, descriptors: list[int]) -> None:
+        waiting = self._layers.get(number)
+        if waiting is not None and not waiting.done():
+            opened = descriptors.pop() if descriptors else None
+            waiting.set_result((struct.unpack_from("<I", body)[0], opened))
 
     def _on_launched(self, number: int, body: bytes, pidfd: int) -> None:
         pid, start_time, length = struct.unpack_from("<IQI", body)
@@ -294,9 +347,10 @@ class Launcher:
         asyncio.get_running_loop().remove_reader(self._control.fileno())
         self._control.close()
         self._control = None
+        self.generation += 1
         pending, self._pending = self._pending, {}
-        waiting = [*pending.values(), *self._pings.values(), *self._chores.values()]
-        for answer in [*waiting, *self._runs.values()]:
+        others = (self._pings, self._chores, self._layers, self._runs)
+        for answer in [*pending.values(), *(one for each in others for one in each.values())]:
             if not answer.done():
                 answer.set_exception(SandboxBrokenError(why))
 

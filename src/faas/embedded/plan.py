@@ -273,6 +273,22 @@ class Mask:
         return _string(self.path)
 
 
+AS_IS = 1 << 31
+"""Of a directory's mode: one that is there already stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Stand on these layers of the launcher's, the topmost first."""
+
+    opcode: ClassVar[int] = 23
+    numbers: tuple[int, ...]
+
+    def payload(self) -> bytes:
+        count = len(self.numbers)
+        return struct.pack(f"<I{count}Q", count, *self.numbers)
+
+
 @dataclass(frozen=True)
 class Plan:
     """The steps, sorted as the launcher takes them; steps of one kind keep their order."""

@@ -42,6 +42,8 @@ class Meta:
     working_dir: str
     keeps_memory: bool = False
     """Made without a user namespace, so that CRIU can take and restore its processes."""
+    base: str | None = None
+    """The snapshot whose layers it stands on."""
     version: int = _META_VERSION
 
     @property

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import os
 import platform
+import re
 import socket
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
@@ -29,6 +30,7 @@ from faas.embedded.criu import find as find_criu
 from faas.embedded.freezer import Freezer, open_freezer
 from faas.embedded.host_root import build_etc
 from faas.embedded.launcher import SPARE_PREFIX, Launcher
+from faas.embedded.layers import Layers
 from faas.embedded.reclaim import reclaim
 from faas.embedded.run_dir import Meta, RunDir, run_dirs
 from faas.embedded.sandbox import EmbeddedSandbox, Upkeep
@@ -48,9 +50,12 @@ from faas.errors import (
 from faas.ids import SandboxId
 from faas.model import FileInput, Limits, NetworkMode
 from faas.sandbox.capabilities import Capability
+from faas.sandbox.layers import Layer
 from faas.sandbox.protocols import ProbeReport, ReclaimReport, SandboxSpec
 from faas.sandbox.registry import RuntimeContext
 
+_LAYERS_KERNEL = (6, 6)
+"""Memory file systems can be idmapped since 6.3 and mark opaque directories since 6.6."""
 SPARES = 8
 """Control groups with a process in them, made ahead: as many as a burst of forks may want at once,
 each a process of 200 kB. A move into a version 1 group waits 10 ms on an idle host."""
@@ -68,6 +73,7 @@ class EmbeddedRuntime:
     def __init__(self, settings: EmbeddedSettings) -> None:
         self._settings = settings
         self._is_root = os.geteuid() == 0
+        self._has_layers = self._is_root and _kernel() >= _LAYERS_KERNEL
         self._launcher = Launcher(settings.binary)
         self._slots = UserSlots(settings.tag)
         self._sandboxes: dict[SandboxId, EmbeddedSandbox] = {}
@@ -78,6 +84,7 @@ class EmbeddedRuntime:
         self._cgroups = Cgroups(0, {})
         self._freezer = Freezer(None)
         self._ingredients: Ingredients | None = None
+        self._layers = Layers(self._launcher)
         self._criu: Criu | None = None
         self._no_criu: FaasError | None = None
 
@@ -94,6 +101,8 @@ class EmbeddedRuntime:
             Capability.HOST_IMAGE,
             Capability.PORTS,
         }
+        if self._has_layers:
+            able.add(Capability.FILE_LAYERS)
         if self._criu is not None:
             able.add(Capability.MEMORY_SNAPSHOT)
         if self._freezer.is_available:
@@ -199,6 +208,7 @@ class EmbeddedRuntime:
     ) -> EmbeddedSandbox:
         run_dir, meta = RunDir(self._settings.run_dir / spec.id), self._meta(spec)
         cleanup.push(partial(self._release, run_dir, meta))
+        self._layers.stand(spec.id, spec.layers)
         sockets: list[socket.socket] = []
         cleanup.push(partial(_close_all, sockets))
         self._acquire(run_dir, meta, sockets)
@@ -240,6 +250,7 @@ class EmbeddedRuntime:
             cgroups=dict(self._cgroups.leaf(spec.id).directories),
             env=list(spec.root.env),
             working_dir=spec.root.working_dir,
+            base=None if spec.layers is None else spec.layers.base,
         )
 
     def _acquire(self, run_dir: RunDir, meta: Meta, sockets: list[socket.socket]) -> None:
@@ -270,13 +281,14 @@ class EmbeddedRuntime:
             return Checkpointer(self.criu, self._launcher, self._off_loop)
 
         release = partial(self._release_dead, run_dir, meta)
-        upkeep = Upkeep(limit, release, freeze, thaw, checkpointer)
+        upkeep = Upkeep(limit, release, freeze, thaw, checkpointer, self._layers)
         sandbox = EmbeddedSandbox(run_dir, meta, channel=channel, pidfd=pidfd, upkeep=upkeep)
         self._sandboxes[sandbox.id] = sandbox
         return sandbox
 
     async def _release(self, run_dir: RunDir, meta: Meta) -> None:
         """Give everything back; the directory last, and only when the rest is gone."""
+        self._layers.leave(run_dir.sandbox_id)
         is_gone = await self._off_loop(self._remove, run_dir, meta)
         await self._off_loop(self._freezer.forget, run_dir.sandbox_id)
         self._sandboxes.pop(run_dir.sandbox_id, None)
@@ -285,6 +297,7 @@ class EmbeddedRuntime:
 
     async def _release_dead(self, run_dir: RunDir, meta: Meta) -> None:
         """Give back what a sandbox held whose processes are gone; else the thorough way."""
+        self._layers.leave(run_dir.sandbox_id)
         chores = self._cgroups.removal(meta.leaf) + run_dir.removal()
         try:
             failed = await self._launcher.do(chores)
@@ -335,6 +348,18 @@ class EmbeddedRuntime:
             return None
         return sandbox
 
+    def has_layer(self, layer: Layer) -> bool:
+        return self._layers.has(layer)
+
+    def is_stood_on(self, layer: Layer) -> bool:
+        return self._layers.is_stood_on(layer)
+
+    async def make_layer(self, fill: Callable[[Path], None], *, size_bytes: int) -> Layer:
+        return await self._layers.make(fill, size_bytes=size_bytes)
+
+    async def drop_layer(self, layer: Layer) -> None:
+        await self._layers.drop(layer)
+
     async def reclaim(self, *, keep: AbstractSet[SandboxId]) -> ReclaimReport:
         kept = keep | self._sandboxes.keys()
         run_dir = self._settings.run_dir
@@ -372,6 +397,7 @@ class EmbeddedRuntime:
 
     async def _stop_threads(self) -> None:
         self._sandboxes.clear()
+        self._layers.close()
         self._ingredients = None
         for name in self._cgroups.names():
             if name.startswith(SPARE_PREFIX):  # of a launcher that was killed
@@ -393,6 +419,11 @@ class EmbeddedRuntime:
             await asyncio.wait({done})
             done.exception()
             raise
+
+
+def _kernel() -> tuple[int, int]:
+    major, minor = re.findall(r"\d+", platform.release())[:2]
+    return int(major), int(minor)
 
 
 def _limit_refused(refused: OSError) -> FaasError:

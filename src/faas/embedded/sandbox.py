@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,10 +15,12 @@ from faas.agent.protocol import ExitFrame
 from faas.agent.sandbox import AgentSandbox
 from faas.embedded.cgroups import Meter
 from faas.embedded.checkpoint import Checkpointer, Site
+from faas.embedded.layers import Layers
 from faas.embedded.run_dir import Meta, RunDir
 from faas.errors import SandboxBrokenError, UnsupportedError
 from faas.model import ExitReason, Limits
 from faas.sandbox.capabilities import Resumption
+from faas.sandbox.layers import Layer, Written
 from faas.sandbox.protocols import Command, Exit, OutputFiles
 
 _DESTROY_SECONDS = 10.0
@@ -38,6 +40,7 @@ class Upkeep:
     thaw: Callable[[], Awaitable[None]]
     checkpointer: Callable[[], Awaitable[Checkpointer]]
     """Raises UnsupportedError where there is no CRIU."""
+    layers: Layers
 
 
 class EmbeddedSandbox(AgentSandbox):
@@ -99,6 +102,33 @@ class EmbeddedSandbox(AgentSandbox):
         """Let them go on. Harmless when they run."""
         self._require_alive()
         await self._upkeep.thaw()
+
+    @property
+    def base(self) -> str | None:
+        """The snapshot whose layers it stands on."""
+        return self._meta.base
+
+    @property
+    def _slot(self) -> int | None:
+        """Whose user ids its layer is in; one without a user namespace has none."""
+        return None if self._meta.keeps_memory else self._meta.slot
+
+    async def end_as_layer(self) -> Layer:
+        """End it, and keep what it wrote."""
+        self._require_alive()
+        layer = await self._upkeep.layers.take(self._pidfd, self._slot)
+        try:
+            # Until every process is gone it could still be written through the sandbox itself.
+            await self.destroy("its files are kept")
+        except BaseException:
+            await self._upkeep.layers.drop(layer)
+            raise
+        return layer
+
+    def look(self) -> AbstractAsyncContextManager[Written]:
+        """Read what it has written so far."""
+        self._require_alive()
+        return self._upkeep.layers.look(self._pidfd, self._slot, self._meta.base)
 
     @asynccontextmanager
     async def processes_taken(self, images: Path) -> AsyncGenerator[None]:

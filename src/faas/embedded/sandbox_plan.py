@@ -9,6 +9,7 @@ from pathlib import Path
 from faas.embedded.host_root import host_ops
 from faas.embedded.image_root import image_ops
 from faas.embedded.plan import (
+    AS_IS,
     NO_DEVICES,
     NO_EXEC,
     READ_ONLY,
@@ -18,6 +19,7 @@ from faas.embedded.plan import (
     Directory,
     Hostname,
     LastPid,
+    Layers,
     Network,
     Op,
     PidFile,
@@ -73,9 +75,13 @@ def sandbox_plan(
         etc=ingredients.etc,
         disk_bytes=spec.limits.disk_bytes,
         is_idmapped=meta.slot is not None,
+        is_layered=spec.layers is not None,
         kdat=ingredients.kdat if meta.keeps_memory else None,
     )
-    return Plan.of(_identity(spec, run_dir, meta, chores), _limits(spec.limits, ingredients)), root
+    own = _identity(spec, run_dir, meta, chores)
+    if spec.layers is not None:
+        own.append(Layers(tuple(layer.number for layer in spec.layers.layers)))
+    return Plan.of(own, _limits(spec.limits, ingredients)), root
 
 
 def encoded(plans: tuple[Plan, Plan]) -> bytes:
@@ -91,13 +97,22 @@ def root_plan(
     etc: Path,
     disk_bytes: int,
     is_idmapped: bool,
+    is_layered: bool = False,
     kdat: Path | None = None,
 ) -> Plan:
-    """Make the plan of a root: of an imported tree, or of the image `host`."""
+    """Make the plan of a root: of an imported tree, or of the image `host`.
+
+    Directories that a layer brings stay as they were left.
+    """
     if tree is None:
-        plan = Plan.of(host_ops(etc, disk_bytes=disk_bytes))
+        ops = host_ops(etc, disk_bytes=disk_bytes)
     else:
-        plan = Plan.of(image_ops(tree, disk_bytes=disk_bytes, is_idmapped=is_idmapped))
+        ops = image_ops(tree, disk_bytes=disk_bytes, is_idmapped=is_idmapped)
+    if is_layered:
+        ops = [
+            Directory(op.path, op.mode | AS_IS) if isinstance(op, Directory) else op for op in ops
+        ]
+    plan = Plan.of(ops)
     # At the end and in this order: the file lies in what is mounted before it.
     return plan if kdat is None else Plan((*plan.ops, *_run_for_criu(kdat)))
 

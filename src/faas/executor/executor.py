@@ -8,6 +8,7 @@ what still runs to the next gateway. Each execution is driven by one task of `Dr
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
@@ -34,6 +35,8 @@ from faas.executor.images import ImageAsk, ImageResolver
 from faas.executor.instance_records import InstanceLedger, InstanceRecord
 from faas.executor.instances import Instances
 from faas.executor.intake import Intake
+from faas.executor.keeping import Keeping
+from faas.executor.layers import ReadyLayers
 from faas.executor.ledger import Ledger
 from faas.executor.memory_shelf import MemoryShelf
 from faas.executor.origins import Executions, Origins, Wanted
@@ -64,6 +67,9 @@ CHECKPOINT_BYTES = 4 << 20
 """A log this long is moved into the file: rarely enough to be cheap, often enough to stay small."""
 
 MAINTENANCE_SECONDS = 1.0
+
+CHECKPOINT_SECONDS_MAX = 30.0
+"""How long a checkpoint waits for its execution to begin."""
 
 DISPOSAL_SECONDS_MAX = 30.0
 """At the end; what is not destroyed by then is reclaimed by the next start."""
@@ -158,6 +164,7 @@ class PlatformExecutor:
             images=images,
             clock=self._clock,
         )
+        self._keeping = None if snapshots is None else self._open_keeping(snapshots)
         self._shelf = None
         if snapshots is not None:
             self._shelf = MemoryShelf(
@@ -288,6 +295,10 @@ class PlatformExecutor:
         if active is None:
             self._stored(execution_id, principal)
             raise WrongStateError("the execution has ended", hint="checkpoint it while it runs")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CHECKPOINT_SECONDS_MAX):
+                while active.process is None and not active.is_over:
+                    await active.change()
         if memory:
             record = await self.origins.keep_memory(active, wanted, is_final=stop)
             if stop:
@@ -318,6 +329,21 @@ class PlatformExecutor:
             self._stored(execution_id, principal)
             raise WrongStateError("the execution has ended")
         return await feed(active, data, offset=offset, is_last=is_last, clock=self._clock)
+
+    async def resize_terminal(
+        self, execution_id: ExecutionId, principal: Principal, *, rows: int, columns: int
+    ) -> None:
+        """Change the size of a command's terminal.
+
+        Raises:
+            WrongStateError: it has none, or does not run.
+        """
+        active = self._find_active(execution_id, principal)
+        if active is None:
+            self._stored(execution_id, principal)
+        if active is None or active.process is None or not active.entry.spec.tty:
+            raise WrongStateError("there is no terminal that runs")
+        await active.process.resize(rows=rows, columns=columns)
 
     def logs(self, execution_id: ExecutionId, principal: Principal) -> ExecutionLogs:
         """Open the output of an execution."""
@@ -445,6 +471,7 @@ class PlatformExecutor:
             registry=self._registry,
             images=self._images,
             snapshots=self._snapshots,
+            keeping=self._keeping,
             disposal=self._disposal,
             background=self._work,
             events=self._events,
@@ -493,6 +520,18 @@ class PlatformExecutor:
         )
         return _Parts(ledger, instances, places, intake, driver, results, origins)
 
+    def _open_keeping(self, snapshots: SnapshotStore) -> Keeping:
+        layers = ReadyLayers(
+            snapshots, bytes_max=self._settings.layers_bytes_max, spawn=self._teardown.spawn
+        )
+        return Keeping(
+            self._settings.staging_dir,
+            snapshots=snapshots,
+            layers=layers,
+            registry=self._registry,
+            spawn=self._teardown.spawn,
+        )
+
     def _open_caches(self) -> DependencyCaches:
         store = CacheStore(
             self._settings.dependency_caches_dir, bounds=self._settings.dependency_caches
@@ -502,7 +541,7 @@ class PlatformExecutor:
         return caches
 
     def _open_origins(self, intake: Intake, ledger: Ledger) -> Origins | None:
-        if self._snapshots is None:
+        if self._snapshots is None or self._keeping is None:
             return None
         executions = Executions(
             active=intake.actives.get,
@@ -518,7 +557,7 @@ class PlatformExecutor:
             resolve_image=self._images.resolve,
         )
         return Origins(
-            self._settings.staging_dir,
+            self._keeping,
             snapshots=self._snapshots,
             parking=self._parking,
             executions=executions,
@@ -686,6 +725,8 @@ class PlatformExecutor:
             self._pool.tick()
             self._parts.instances.tick()
         self._parking.tick()
+        if self._keeping is not None:
+            self._keeping.layers.tick()
         self._parts.driver.end_overdue(list(self._parts.intake.actives.values()))
         for trimmed in self._parts.ledger.trim(self._settings.retention, now=self._clock.now()):
             if trimmed.is_spooled:

@@ -17,20 +17,25 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 
-from faas.errors import InvalidArgumentError, NotFoundError
+from faas.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from faas.sandbox.protocols import FileKind, FileStat, RootFilesystem, Sandbox
 from faas.snapshots.tree import GONE, clean_path
 
-_OF_THE_MACHINE = frozenset({"proc", "sys", "dev", "run"})
-_OF_HOST = frozenset({"usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32"})
+OF_THE_MACHINE = frozenset({"proc", "sys", "dev", "run"})
+OF_HOST = frozenset({"usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32"})
 """Of the image `host`: read-only in every sandbox, so never changed."""
-_MADE_IN_HOST = frozenset(
-    {"home", "home/user", "mnt", "opt", "root", "srv", "tmp", "var", "var/cache", "var/lib"}
-    | {"var/log", "var/tmp", "workspace"}
-)
-"""Directories every sandbox of `host` has from the start, with modes of their own."""
+_OPEN = ("home/user", "workspace")
+_SHARED = ("tmp", "var/tmp")
+MADE_IN_HOST = {
+    **dict.fromkeys(("home", "mnt", "opt", "srv", "var", "var/cache", "var/lib", "var/log"), 0o755),
+    **dict.fromkeys(_OPEN, 0o777),
+    **dict.fromkeys(_SHARED, 0o1777),
+    "root": 0o700,
+}
+"""Directories every sandbox of `host` has from the start, and their modes."""
+LINKS_OF_HOST = {"var/run": "/run"}
 
 
 async def capture(sandbox: Sandbox, root: RootFilesystem, target: Path) -> None:
@@ -38,7 +43,7 @@ async def capture(sandbox: Sandbox, root: RootFilesystem, target: Path) -> None:
 
     The sandbox may be running; then files that change meanwhile are as they were found.
     """
-    skipped = _OF_THE_MACHINE if root.path is not None else _OF_THE_MACHINE | _OF_HOST
+    skipped = OF_THE_MACHINE if root.path is not None else OF_THE_MACHINE | OF_HOST
     tops = [top for top in await sandbox.list_dir("/") if top.name not in skipped]
     with TemporaryDirectory(dir=target.parent, prefix="capture-") as scratch:
         pieces: list[tuple[FileStat, Path | None]] = []
@@ -49,6 +54,58 @@ async def capture(sandbox: Sandbox, root: RootFilesystem, target: Path) -> None:
                 await _take(sandbox, f"/{top.name}", piece)
             pieces.append((top, piece))
         await asyncio.to_thread(_join, pieces, root, target)
+
+
+async def capture_places(sandbox: Sandbox, places: tuple[str, ...], target: Path) -> None:
+    """Write what is in the only directories that can be written to `target`, a tar."""
+    with TemporaryDirectory(dir=target.parent, prefix="capture-") as scratch:
+        pieces: list[tuple[str, Path]] = []
+        for number, place in enumerate(places):
+            piece = Path(scratch) / str(number)
+            with suppress(NotFoundError):
+                await _take(sandbox, place, piece)
+                pieces.append((clean_path(place), piece))
+        await asyncio.to_thread(_join_places, pieces, target)
+
+
+def _join_places(pieces: list[tuple[str, Path]], target: Path) -> None:
+    try:
+        with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as whole:
+            for place, piece in pieces:
+                _copy(piece, f"{place}/", whole, _Everything())
+    except tarfile.TarError as failure:
+        raise InvalidArgumentError("the sandbox's files cannot be read as a tar") from failure
+
+
+async def restore_places(sandbox: Sandbox, places: tuple[str, ...], tar: Path) -> None:
+    """Bring a fresh sandbox to what `tar` keeps, all of which lies where it can be written.
+
+    Raises:
+        UnsupportedError: something lies elsewhere.
+    """
+    inside = tuple(f"{clean_path(place)}/" for place in places)
+    with NamedTemporaryFile(dir=tar.parent, prefix="taken-", suffix=".tar") as fitting:
+        await asyncio.to_thread(_fit, tar, inside, Path(fitting.name))
+        await sandbox.put_archive(Path(fitting.name), path="/")
+
+
+def _fit(tar: Path, inside: tuple[str, ...], target: Path) -> None:
+    with tarfile.open(tar, "r:") as source, tarfile.open(target, "w") as fitting:
+        for member in source:
+            if member.name.startswith(inside):
+                if GONE not in member.pax_headers:  # what the image has there is hidden anyway
+                    content = source.extractfile(member) if member.isreg() else None
+                    fitting.addfile(member, content)
+            elif not may_lie_outside(member.name, inside, is_folder=member.isdir()):
+                raise UnsupportedError(
+                    f"this state has {member.name[:80]}, which the runtime cannot write",
+                    hint="restore it with the embedded runtime",
+                )
+
+
+def may_lie_outside(path: str, inside: tuple[str, ...], *, is_folder: bool) -> bool:
+    """Whether an entry says nothing but that a directory that can be written is there."""
+    return is_folder and any(place.startswith(f"{path}/") for place in inside)
 
 
 async def restore(sandbox: Sandbox, tar: Path) -> None:
@@ -83,8 +140,8 @@ class _Image:
         """Whether the image has just this; either way it is remembered as present."""
         self._see(member.name)
         if self.tree is None:
-            is_from_the_start = member.isdir() and member.name in _MADE_IN_HOST
-            return is_from_the_start or (member.issym() and member.name == "var/run")
+            is_from_the_start = member.isdir() and member.name in MADE_IN_HOST
+            return is_from_the_start or (member.issym() and member.name in LINKS_OF_HOST)
         try:
             found = os.lstat(self.tree / member.name)
         except OSError:
@@ -116,7 +173,7 @@ class _Image:
             at = os.path.relpath(folder, self.tree)
             prefix = "" if at == "." else f"{at}/"
             if not prefix:
-                folders[:] = [name for name in folders if name not in _OF_THE_MACHINE]
+                folders[:] = [name for name in folders if name not in OF_THE_MACHINE]
             missing = [name for name in folders if prefix + name not in self.seen]
             folders[:] = [name for name in folders if name not in missing]
             for name in (*missing, *files):
@@ -142,18 +199,34 @@ def _write(pieces: list[tuple[FileStat, Path | None]], image: _Image, target: Pa
             if top.kind is not FileKind.FILE:
                 _add(whole, _member_of(top), image, None)
             if piece is not None:
-                prefix = "" if top.kind is FileKind.FILE else f"{top.name}/"
-                with tarfile.open(piece, "r:") as part:
-                    for member in part:
-                        content = part.extractfile(member) if member.isreg() else None
-                        _add(whole, _prefixed(member, prefix), image, content)
+                _copy(piece, "" if top.kind is FileKind.FILE else f"{top.name}/", whole, image)
         for path in image.gone():
             mark = tarfile.TarInfo(path)
             mark.pax_headers = {GONE: "1"}
             whole.addfile(mark)
 
 
-def _add(whole: tarfile.TarFile, member: tarfile.TarInfo, image: _Image, content: object) -> None:
+class _Everything:
+    """An image that has nothing."""
+
+    def has(self, member: tarfile.TarInfo) -> bool:
+        """Never."""
+        return False
+
+
+def _copy(piece: Path, prefix: str, whole: tarfile.TarFile, image: _Image | _Everything) -> None:
+    with tarfile.open(piece, "r:") as part:
+        for member in part:
+            content = part.extractfile(member) if member.isreg() else None
+            _add(whole, _prefixed(member, prefix), image, content)
+
+
+def _add(
+    whole: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    image: _Image | _Everything,
+    content: object,
+) -> None:
     if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
         return
     if not image.has(member):

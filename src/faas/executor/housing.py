@@ -4,24 +4,24 @@ Nothing here knows of states; `instances` says when.
 """
 
 import asyncio
-import shutil
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 
 from faas.clock import Clock
 from faas.errors import FaasError, SnapshotNotFoundError, UnsupportedError, WrongStateError
 from faas.events import EventBus
 from faas.executor.disposal import Disposal
-from faas.executor.files_state import capture, restore
+from faas.executor.files_state import restore
 from faas.executor.images import ImageResolver
 from faas.executor.instance_records import InstanceRecord
+from faas.executor.keeping import Keeping, Subject
+from faas.executor.layers import Wanted as Child
 from faas.executor.memory_shelf import MemoryShelf
 from faas.executor.settings import ExecutorSettings
 from faas.ids import SnapshotId
 from faas.sandbox.guarded import GuardedSandbox, create_guarded, guard_adopted
-from faas.sandbox.protocols import RootFilesystem, SandboxSpec
+from faas.sandbox.layers import LayerStack
+from faas.sandbox.protocols import RootFilesystem, Runtime, SandboxSpec
 from faas.sandbox.registry import Registry
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
 
@@ -39,6 +39,7 @@ class Housing:
         registry: Registry,
         images: ImageResolver,
         snapshots: SnapshotStore | None,
+        keeping: Keeping | None,
         shelf: MemoryShelf | None,
         disposal: Disposal,
         events: EventBus,
@@ -48,6 +49,7 @@ class Housing:
         self._registry = registry
         self._images = images
         self._snapshots = snapshots
+        self._keeping = keeping
         self._shelf = shelf
         self._disposal = disposal
         self._events = events
@@ -79,26 +81,30 @@ class Housing:
         assert record.sandbox_id is not None  # noqa: S101  written with the intent
         source = None if files is None else await self.store.get(files)
         goes_on = record.spec.memory and source is not None and source.has_memory
-        sandbox = await create_guarded(
-            runtime,
-            SandboxSpec(
-                id=record.sandbox_id,
-                root=root,
-                limits=record.spec.limits,
-                network=record.spec.network,
-                isolation_min=self._registry.demand(runtime.name, record.spec.isolation_min),
-                keeps_memory=record.spec.memory,
-                is_refilled=goes_on,
-            ),
-            clock=self._clock,
-            events=self._events,
-            seconds_max=self._settings.create_seconds_max,
-        )
+        # Memory goes into a sandbox made for it, whose files are put in as they were.
+        stacked = None if record.spec.memory else files
+        async with self._ground_of(runtime, root, record, stacked) as layers:
+            sandbox = await create_guarded(
+                runtime,
+                SandboxSpec(
+                    id=record.sandbox_id,
+                    root=root,
+                    limits=record.spec.limits,
+                    network=record.spec.network,
+                    isolation_min=self._registry.demand(runtime.name, record.spec.isolation_min),
+                    layers=layers,
+                    keeps_memory=record.spec.memory,
+                    is_refilled=goes_on,
+                ),
+                clock=self._clock,
+                events=self._events,
+                seconds_max=self._settings.create_seconds_max,
+            )
         try:
             if goes_on and source is not None:
                 await self._refill(sandbox, source)
             elif files is not None:
-                await self._fill(sandbox, files)
+                await self._kept.fill(files, sandbox, root)
         except BaseException:
             self._disposal.take(sandbox, "its files could not be restored")
             raise
@@ -112,10 +118,10 @@ class Housing:
         snapshot_id: SnapshotId,
     ) -> SnapshotRecord:
         """Keep the files of a sandbox under that id."""
-        with self._scratch() as path:
-            await capture(sandbox, self.root_of(record), path)
-            with path.open("rb") as tar:
-                return await self.store.commit(info, {"files": tar}, snapshot_id=snapshot_id)
+        subject = Subject(
+            self.root_of(record), info, record.spec.limits.disk_bytes, snapshot_id=snapshot_id
+        )
+        return await self._kept.keep(sandbox, subject)
 
     async def read_memory(
         self,
@@ -195,20 +201,19 @@ class Housing:
             with suppress(FaasError):
                 await self._snapshots.remove(snapshot_id)
 
-    def tidy(self) -> None:
-        """Remove what a former gateway left half-way."""
-        shutil.rmtree(self._settings.scratch_dir, ignore_errors=True)
+    @asynccontextmanager
+    async def _ground_of(
+        self, runtime: Runtime, root: RootFilesystem, record: InstanceRecord, files: str | None
+    ) -> AsyncGenerator[LayerStack | None]:
+        if files is None:
+            yield None
+            return
+        wanted = Child(runtime, root, SnapshotId(files), record.spec.limits.disk_bytes)
+        async with self._kept.stack_for(wanted) as stack:
+            yield stack
 
-    async def _fill(self, sandbox: GuardedSandbox, files: str) -> None:
-        with self._scratch() as tar:
-            with tar.open("wb") as sink:
-                await self.store.write_tar(files, "files", sink)
-            await restore(sandbox, tar)
-
-    @contextmanager
-    def _scratch(self) -> Generator[Path]:
-        """A file for one tar, on the disk of the data directory."""
-        parent = self._settings.scratch_dir
-        parent.mkdir(exist_ok=True, mode=0o700)
-        with TemporaryDirectory(dir=parent) as directory:
-            yield Path(directory) / "files.tar"
+    @property
+    def _kept(self) -> Keeping:
+        if self._keeping is None:
+            raise UnsupportedError("this gateway keeps no snapshots")
+        return self._keeping

@@ -44,6 +44,7 @@ from faas.executor.instance_records import (
     settled,
 )
 from faas.executor.instance_terms import Terms
+from faas.executor.keeping import Keeping
 from faas.executor.memory_shelf import MemoryShelf
 from faas.executor.port_tokens import PortUrls
 from faas.executor.settings import ExecutorSettings
@@ -75,6 +76,7 @@ class Instances:
         registry: Registry,
         images: ImageResolver,
         snapshots: SnapshotStore | None,
+        keeping: Keeping | None,
         disposal: Disposal,
         background: Background,
         events: EventBus,
@@ -91,6 +93,7 @@ class Instances:
             registry=registry,
             images=images,
             snapshots=snapshots,
+            keeping=keeping,
             shelf=shelf,
             disposal=disposal,
             events=events,
@@ -380,7 +383,6 @@ class Instances:
 
     async def recover(self) -> int:
         """Take up what a former gateway left; return how many run on."""
-        self._housing.tidy()
         for record in self._ledger.all():
             try:
                 await self._recover_one(record)

@@ -20,6 +20,7 @@ from faas.executor.admission import Admission, Ticket
 from faas.executor.idempotency import IdempotencyKey
 from faas.executor.images import ImageAsk, ImageResolver, ImageWatch, at_hand
 from faas.executor.instances import Instances
+from faas.executor.layers import starts_on_layers
 from faas.executor.ledger import Ledger
 from faas.executor.modes import check_mode
 from faas.executor.places import Places
@@ -194,6 +195,7 @@ class Intake:
         """Give it a ready sandbox at once where that is possible: one commit less to wait for."""
         sandbox = None
         is_pooled = spec.mode not in (Mode.PERSISTENT, Mode.CACHED) and not spec.memory
+        is_pooled = is_pooled and not starts_on_layers(choice.runtime, spec)
         if root is not None and ticket.is_granted and is_pooled:
             sandbox = self._pool.take(template_of(choice, root, spec), root, spec.image)
         now = self._clock.now()

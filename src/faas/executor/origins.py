@@ -13,14 +13,10 @@ child something to start from. The parent may be
 A child inherits image, environment, working directory and user; its own environment wins.
 """
 
-import asyncio
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import msgspec
 
@@ -34,22 +30,22 @@ from faas.errors import (
     WrongStateError,
 )
 from faas.executor.active import Active
-from faas.executor.files_state import capture, restore
+from faas.executor.files_state import restore
+from faas.executor.keeping import Keeping, Promise, Subject, check_image
+from faas.executor.layers import Wanted as Child
 from faas.executor.memory_shelf import MemoryShelf
 from faas.executor.parking import Parked, Parking
 from faas.ids import ExecutionId, SnapshotId
 from faas.model import ExecutionSpec, Mode
 from faas.sandbox.capabilities import Resumption
 from faas.sandbox.guarded import GuardedSandbox
+from faas.sandbox.layers import LayerStack
 from faas.sandbox.protocols import Process, RootFilesystem, Sandbox
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal
 
 FORKED = "forked"
 """The tag of a snapshot that nobody asked for by name: taken so that a child can start from it."""
-
-TARS_MAX = 4
-"""Unpacked snapshots kept for the next child; ten forks of one parent unpack it once."""
 
 TIDIED_MAX = 100_000
 
@@ -79,32 +75,37 @@ class Wanted:
     tags: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """What a child starts from."""
+
+    id: SnapshotId
+    image: str
+    image_digest: str
+    config: Mapping[str, str]
+
+
 class Origins:
     """Makes snapshots of executions, and starts executions from snapshots."""
 
     def __init__(
         self,
-        directory: Path,
+        keeping: Keeping,
         *,
         snapshots: SnapshotStore,
         parking: Parking,
         executions: Executions,
         shelf: MemoryShelf | None = None,
     ) -> None:
+        self._keeping = keeping
         self.snapshots = snapshots
         self.also: dict[str, AlsoHasFiles] = {}
         """By the prefix of its ids."""
         self.also_memory: dict[str, AlsoHasFiles] = {}
         """The same, of what has memory."""
         self._shelf = shelf
-        self._directory = directory
         self._parking = parking
         self._executions = executions
-        self._tars = _Tars(directory, snapshots)
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for leftover in directory.iterdir():
-            if leftover.is_file():
-                leftover.unlink()
 
     async def inherit(self, spec: ExecutionSpec, principal: Principal) -> ExecutionSpec:
         """Return the spec as it is run: its parent found, and what it inherits filled in.
@@ -117,10 +118,52 @@ class Origins:
         if reference is None:
             return spec
         if spec.is_resumption:
-            record = await self.memory_of(reference, principal)
+            parent = await self._parent(await self.memory_of(reference, principal))
         else:
-            record = await self.snapshot_of(reference, principal)
-        return await self._child(spec, record)
+            parent = await self.parent_of(reference, principal)
+        return self._child(spec, parent)
+
+    async def parent_of(self, reference: str, principal: Principal) -> Parent:
+        """Return what a child starts from. The files of an execution that has just ended are there
+        at once, and become a snapshot behind the children's backs.
+
+        Raises:
+            NotFoundError: there is nothing of that name, or its files are gone.
+        """
+        if reference.startswith("sbx-") and "sbx" not in self.also:
+            reference = self._execution_in(reference)
+        promise = self._keeping.promised(reference) or await self._promise(reference, principal)
+        if promise is not None and promise.subject.info.tenant == principal.tenant.id:
+            info = promise.subject.info
+            return Parent(promise.id, info.image, info.image_digest, info.config)
+        return await self._parent(await self.snapshot_of(reference, principal))
+
+    async def _parent(self, record: SnapshotRecord) -> Parent:
+        config = self._shelf.config(record.id) if self._shelf and record.has_memory else None
+        if config is None:
+            config = (await self.snapshots.manifest(record.id)).config
+        return Parent(record.id, record.image, record.image_digest, config)
+
+    async def settle(self, reference: str) -> None:
+        """Wait until what is being written under that id is."""
+        await self._keeping.settle(reference)
+
+    async def _promise(self, reference: str, principal: Principal) -> Promise | None:
+        if not reference.startswith("exec-"):
+            return None
+        execution_id = ExecutionId(reference)
+        with self._parking.reading(execution_id, principal.tenant.id) as parked:
+            if parked is None:
+                return None
+            async with parked.reading:
+                promise = self._keeping.promised(reference)
+                if promise is None and await self._known(reference, principal) is None:
+                    info = _of_parked(parked, Wanted(tags=(FORKED,)))
+                    subject = _subject(parked.root, parked.spec, info, execution_id)
+                    promise = await self._keeping.promise(parked.sandbox, subject)
+                    if promise is not None:
+                        self._parking.dismiss(parked)
+                return promise
 
     async def memory_of(
         self, reference: str, principal: Principal, wanted: Wanted | None = None
@@ -209,6 +252,7 @@ class Origins:
         """
         tenant = principal.tenant.id
         prefix = reference.partition("-")[0]
+        await self._keeping.settle(reference)
         if prefix in self.also:
             return await self.also[prefix](reference, principal)
         if prefix == "sbx":
@@ -241,34 +285,45 @@ class Origins:
         except SnapshotNotFoundError:
             pass
         root = self._root_of(active, sandbox.image_digest)
-        return await self._commit(
-            sandbox, root, active.entry.spec, _info(active, Wanted()), alias=active.entry.id
+        return await self._keeping.keep_last(
+            sandbox, _subject(root, active.entry.spec, _info(active, Wanted()), active.entry.id)
         )
 
     async def keep(
         self, sandbox: Sandbox, root: RootFilesystem, spec: ExecutionSpec, info: SnapshotInfo
     ) -> SnapshotRecord:
         """Keep the files of any sandbox, as the caller describes it."""
-        return await self._commit(sandbox, root, spec, info, alias=None)
+        return await self._keeping.keep(sandbox, _subject(root, spec, info))
 
-    async def restore(self, snapshot_id: str, sandbox: Sandbox) -> None:
+    async def restore(self, snapshot_id: str, sandbox: Sandbox, root: RootFilesystem) -> None:
         """Bring a fresh sandbox to what a snapshot keeps.
 
         Raises:
             ConflictError: the sandbox has another image.
         """
+        if isinstance(sandbox, GuardedSandbox) and sandbox.base == snapshot_id:
+            return
+        await self._keeping.settle(snapshot_id)
         record = await self.snapshots.get(snapshot_id)
-        if record.image_digest != sandbox.image_digest:
-            raise ConflictError(
-                f"{snapshot_id} was taken over the image {record.image_digest[:19]},"
-                f" not {sandbox.image_digest[:19]}"
-            )
         if record.has_memory and self._shelf is not None:
+            check_image(snapshot_id, record.image_digest, sandbox.image_digest)
             async with self._shelf.lent(record) as kept:
                 await restore(sandbox, kept.files)
             return
-        async with self._tars.lent(record.id) as tar:
-            await restore(sandbox, tar)
+        await self._keeping.fill(snapshot_id, sandbox, root)
+
+    @asynccontextmanager
+    async def ground_of(self, active: Active) -> AsyncGenerator[LayerStack | None]:
+        """Lend the layers that the sandbox of a child is to be made on, where there are such."""
+        spec, choice = active.entry.spec, active.choice
+        if spec.snapshot_id is None or spec.mode is Mode.PERSISTENT or choice is None:
+            yield None
+            return
+        wanted = Child(
+            choice.runtime, active.root, SnapshotId(spec.snapshot_id), spec.limits.disk_bytes
+        )
+        async with self._keeping.stack_for(wanted) as stack:
+            yield stack
 
     def _execution_in(self, sandbox_id: str) -> ExecutionId:
         """Find the execution whose sandbox it is, or was a short while ago."""
@@ -306,18 +361,9 @@ class Origins:
             found = await self._known(parked.execution_id, principal)
             if found is not None:
                 return found
-            info = SnapshotInfo(
-                tenant=parked.tenant,
-                image_digest=parked.root.digest,
-                image=parked.spec.image,
-                runtimes=(parked.sandbox.runtime,),
-                name=wanted.name,
-                description=wanted.description,
-                tags=wanted.tags,
-                parent=_snapshot_id(parked.spec.snapshot_id),
-            )
-            record = await self._commit(
-                parked.sandbox, parked.root, parked.spec, info, alias=parked.execution_id
+            info = _of_parked(parked, wanted)
+            record = await self._keeping.keep_last(
+                parked.sandbox, _subject(parked.root, parked.spec, info, parked.execution_id)
             )
             self._parking.dismiss(parked)
             return record
@@ -327,43 +373,24 @@ class Origins:
             raise WrongStateError("the execution has not begun, so it has no files yet")
         root = self._root_of(active, active.sandbox.image_digest)
         info = msgspec.structs.replace(_info(active, wanted), source=active.entry.id)
-        return await self._commit(active.sandbox, root, active.entry.spec, info, alias=None)
+        return await self._keeping.keep(active.sandbox, _subject(root, active.entry.spec, info))
 
     def _root_of(self, active: Active, digest: str) -> RootFilesystem:
         """Its image; one that was taken up after a restart does not hold it."""
         return active.root if active.root.digest else self._executions.resolve_image(digest)
 
-    async def _commit(
-        self,
-        sandbox: Sandbox,
-        root: RootFilesystem,
-        spec: ExecutionSpec,
-        info: SnapshotInfo,
-        *,
-        alias: str | None,
-    ) -> SnapshotRecord:
-        info = msgspec.structs.replace(info, config=_config(spec))
-        with NamedTemporaryFile(dir=self._directory, prefix="taken-", suffix=".tar") as staged:
-            await capture(sandbox, root, Path(staged.name))
-            with Path(staged.name).open("rb") as tar:  # noqa: ASYNC230  local, and only opened
-                return await self.snapshots.commit(info, {"files": tar}, alias=alias)
-
-    async def _child(self, spec: ExecutionSpec, record: SnapshotRecord) -> ExecutionSpec:
-        config = self._shelf.config(record.id) if self._shelf and record.has_memory else None
-        if config is None:
-            config = (await self.snapshots.manifest(record.id)).config
-        image = self._image_of(spec.image, record)
-        env = dict(_read_env(config.get("env", "[]"))) | dict(spec.env)
+    def _child(self, spec: ExecutionSpec, parent: Parent) -> ExecutionSpec:
+        env = dict(_read_env(parent.config.get("env", "[]"))) | dict(spec.env)
         return replace(
             spec,
-            image=image,
-            snapshot_id=record.id,
+            image=self._image_of(spec.image, parent),
+            snapshot_id=parent.id,
             env=tuple(env.items()),
-            working_dir=spec.working_dir or config.get("working_dir"),
-            user=spec.user or config.get("user"),
+            working_dir=spec.working_dir or parent.config.get("working_dir"),
+            user=spec.user or parent.config.get("user"),
         )
 
-    def _image_of(self, asked: str, record: SnapshotRecord) -> str:
+    def _image_of(self, asked: str, record: Parent) -> str:
         """The parent's image by a name that still means it."""
         if asked and self._executions.resolve_image(asked).digest != record.image_digest:
             raise InvalidArgumentError(
@@ -402,6 +429,26 @@ def _parent_of(spec: ExecutionSpec) -> str | None:
     return reference
 
 
+def _of_parked(parked: Parked, wanted: Wanted) -> SnapshotInfo:
+    return SnapshotInfo(
+        tenant=parked.tenant,
+        image_digest=parked.root.digest,
+        image=parked.spec.image,
+        runtimes=(parked.sandbox.runtime,),
+        name=wanted.name,
+        description=wanted.description,
+        tags=wanted.tags,
+        parent=_snapshot_id(parked.spec.snapshot_id),
+    )
+
+
+def _subject(
+    root: RootFilesystem, spec: ExecutionSpec, info: SnapshotInfo, alias: str | None = None
+) -> Subject:
+    info = msgspec.structs.replace(info, config=_config(spec))
+    return Subject(root, info, spec.limits.disk_bytes, alias)
+
+
 def _info(active: Active, wanted: Wanted) -> SnapshotInfo:
     sandbox, spec = active.sandbox, active.entry.spec
     assert sandbox is not None  # noqa: S101  the callers looked
@@ -428,44 +475,3 @@ def _config(spec: ExecutionSpec) -> dict[str, str]:
 
 def _snapshot_id(text: str | None) -> SnapshotId | None:
     return None if text is None else SnapshotId(text)
-
-
-@dataclass(slots=True, eq=False)
-class _Tar:
-    path: Path
-    users: int = 0
-    made: asyncio.Lock = field(default_factory=asyncio.Lock)
-    is_whole: bool = False
-
-
-class _Tars:
-    """Snapshots written out as tars, the last few kept."""
-
-    def __init__(self, directory: Path, snapshots: SnapshotStore) -> None:
-        self._directory = directory
-        self._snapshots = snapshots
-        self._tars: OrderedDict[SnapshotId, _Tar] = OrderedDict()
-
-    @asynccontextmanager
-    async def lent(self, snapshot_id: SnapshotId) -> AsyncGenerator[Path]:
-        """Give the path of the tar; it stays while it is used."""
-        tar = self._tars.setdefault(snapshot_id, _Tar(self._directory / f"{snapshot_id}.tar"))
-        self._tars.move_to_end(snapshot_id)
-        tar.users += 1
-        try:
-            async with tar.made:
-                if not tar.is_whole:
-                    with tar.path.open("wb") as sink:
-                        await self._snapshots.write_tar(snapshot_id, "files", sink)
-                    tar.is_whole = True
-            yield tar.path
-        finally:
-            tar.users -= 1
-            self._trim()
-
-    def _trim(self) -> None:
-        spare = [snapshot_id for snapshot_id, tar in self._tars.items() if not tar.users]
-        for snapshot_id in spare[: max(0, len(self._tars) - TARS_MAX)]:
-            path = self._tars.pop(snapshot_id).path
-            if path.exists():
-                path.unlink()

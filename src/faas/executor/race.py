@@ -66,13 +66,13 @@ async def _start(
     executor: PlatformExecutor, parent: str, children: Sequence[ExecutionSpec], principal: Principal
 ) -> list[ExecutionId]:
     if any(child.is_resumption for child in children):
-        record = await executor.origins.memory_of(parent, principal)
+        begin = (await executor.origins.memory_of(parent, principal)).id
     else:
-        record = await executor.origins.snapshot_of(parent, principal)
+        begin = (await executor.origins.parent_of(parent, principal)).id
     started: list[ExecutionId] = []
     try:
         for child in children:
-            spec = replace(child, branch_from=record.id, snapshot_id=None)
+            spec = replace(child, branch_from=begin, snapshot_id=None)
             started.append((await executor.submit(spec, principal)).id)
     except FaasError:
         await _end(executor, started, principal)

@@ -146,15 +146,23 @@ class ResultCache:
 
     @asynccontextmanager
     async def flight(self, key: bytes) -> AsyncGenerator[Flight]:
-        """Enter with a hit, or alone with the duty to run; others wait at the door meanwhile."""
+        """Enter with a hit, or alone with the duty to run; others wait at the door meanwhile.
+
+        When what the first brings back cannot be given to others, they all run, side by side.
+        """
         hit = self.get(key)
         if hit is not None:
             yield Flight(hit)
             return
         lock = self._flights.setdefault(key, asyncio.Lock())
+        is_first = not lock.locked()
         try:
             async with lock:
-                yield Flight(self.get(key))
+                hit = self.get(key)
+                if hit is not None or is_first:
+                    yield Flight(hit)
+                    return
+            yield Flight(None)
         finally:
             if not lock.locked() and self._flights.get(key) is lock and not _has_waiters(lock):
                 del self._flights[key]

@@ -24,6 +24,7 @@ from faas.executor.active import Active
 from faas.executor.dependency_caches import DependencyCaches, environment
 from faas.executor.disposal import Disposal
 from faas.executor.instances import Instances
+from faas.executor.layers import starts_on_layers
 from faas.executor.ledger import Ledger
 from faas.executor.origins import Origins
 from faas.executor.places import Places
@@ -51,6 +52,7 @@ from faas.sandbox.capabilities import Resumption
 from faas.sandbox.choice import Choice
 from faas.sandbox.guarded import GuardedSandbox, create_guarded
 from faas.sandbox.isolation import reaches
+from faas.sandbox.layers import LayerStack
 from faas.sandbox.protocols import (
     Command,
     Exit,
@@ -301,10 +303,11 @@ async def make_sandbox(
     template: Template,
     shop: Workshop,
     *,
+    layers: LayerStack | None = None,
     keeps_memory: bool = False,
     is_refilled: bool = False,
 ) -> GuardedSandbox:
-    """Make a sandbox for a template or for one execution."""
+    """Make a sandbox for a template or for one execution, perhaps on layers."""
     return await create_guarded(
         runtime,
         SandboxSpec(
@@ -313,6 +316,7 @@ async def make_sandbox(
             limits=limits,
             network=template.network,
             isolation_min=template.isolation_min,
+            layers=layers,
             keeps_memory=keeps_memory,
             is_refilled=is_refilled,
         ),
@@ -327,6 +331,13 @@ async def _find_sandbox(active: Active, shop: Workshop) -> GuardedSandbox:
     choice, root, spec = active.choice, active.root, active.entry.spec
     assert choice is not None  # noqa: S101  only what recovery dooms or adopts has none
     template = template_of(choice, root, spec)
+    if starts_on_layers(choice.runtime, spec):
+        assert shop.origins is not None  # noqa: S101  its snapshot was found there
+        async with shop.origins.ground_of(active) as layers:
+            active.sandbox = await make_sandbox(
+                choice.runtime, root, spec.limits, template, shop, layers=layers
+            )
+        return active.sandbox
     is_first_look = active.ticket.turn is None and active.image is None
     if (not is_first_look or spec.mode is Mode.CACHED) and not spec.memory:
         active.sandbox = shop.pool.take(template, root, spec.image)
@@ -351,7 +362,7 @@ async def _prepare(active: Active, shop: Workshop, sandbox: GuardedSandbox) -> C
         await sandbox.apply_limits(spec.limits)
     if spec.snapshot_id is not None and spec.mode is not Mode.PERSISTENT:
         assert shop.origins is not None  # noqa: S101  it was found there
-        await shop.origins.restore(spec.snapshot_id, sandbox)
+        await shop.origins.restore(spec.snapshot_id, sandbox, active.root)
     if spec.caches and shop.caches is not None:
         await shop.caches.put_in(sandbox, spec, active.tenant.id)
     if spec.archive is not None:

@@ -53,6 +53,8 @@ class ExecutorSettings:
     parked_max: int = 8
     """Sandboxes of ended executions kept for a fork of them."""
     parked_seconds: float = 120.0
+    layers_bytes_max: int = 1 << 30
+    """Memory for states kept ready for children; what is in use beyond it stays."""
     forked_seconds_max: float = 86_400.0
     """Snapshots taken only for a fork are forgotten at this age, unless a child of them lives."""
 
@@ -89,11 +91,6 @@ class ExecutorSettings:
     def memory_dir(self) -> Path:
         """Where memory checkpoints lie."""
         return self.data_dir / "memory"
-
-    @property
-    def scratch_dir(self) -> Path:
-        """Where the files of an instance lie for the moment between sandbox and store."""
-        return self.data_dir / "instance-scratch"
 
     @property
     def results_path(self) -> Path:

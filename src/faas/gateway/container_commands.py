@@ -17,6 +17,7 @@ from faas.gateway.container_wire import (
     Command,
     CustomEvent,
     ExecCommand,
+    ResizeCommand,
     StdinCommand,
     StopCommand,
 )
@@ -27,6 +28,7 @@ from faas.gateway.wire import ExecuteRequest
 from faas.ids import ExecutionId
 from faas.lifecycle import InstanceState
 from faas.model import ExecutionState
+from faas.snapshots import SnapshotRecord
 from faas.tenancy import Principal
 
 Follow = Callable[[ExecutionId], asyncio.Task[None]]
@@ -59,7 +61,9 @@ class Commands:
             case ExecCommand():
                 await self._exec(command)
             case CheckpointCommand():
-                return self._checkpoint(command.name)
+                return self._checkpoint(command)
+            case ResizeCommand():
+                await self._resize(command)
             case StopCommand():
                 return self._stop()
             case _:
@@ -148,15 +152,32 @@ class Commands:
             "started_at": record.changed_at,
         }
 
-    async def _checkpoint(self, name: str | None) -> None:
-        executor = self._door.executor
+    async def _resize(self, command: ResizeCommand) -> None:
+        execution_id = ExecutionId(command.execution_id or self._fed or "")
+        if not execution_id:
+            raise WrongStateError("no command here has a terminal", hint="exec with tty true")
+        await self._door.executor.resize_terminal(
+            execution_id, self._principal, rows=command.rows, columns=command.columns
+        )
+
+    async def _checkpoint(self, command: CheckpointCommand) -> None:
+        executor, name = self._door.executor, command.name
         if self._place.instance_id is not None:
             reference = self._place.instance_id
             info = executor.instances.describe(reference, self._principal, name=name)
-            made = await executor.instances.snapshot(reference, self._principal, info)
+            made = await executor.instances.snapshot(
+                reference, self._principal, info, memory=command.memory
+            )
         else:
             reference = self._place.execution_id or ""
-            made = await executor.origins.snapshot_of(reference, self._principal, Wanted(name=name))
+            wanted = Wanted(name=name)
+            keep = executor.origins.memory_of if command.memory else executor.origins.snapshot_of
+            made = await keep(reference, self._principal, wanted)
+        await self._tell_checkpoint(made, reference, name)
+
+    async def _tell_checkpoint(
+        self, made: SnapshotRecord, reference: str, name: str | None
+    ) -> None:
         await self._tell(
             CustomEvent(
                 "checkpoint_created",

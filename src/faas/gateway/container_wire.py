@@ -1,4 +1,4 @@
-"""What travels on the WebSocket of a sandbox: seven events, five commands, JSON text frames.
+"""What travels on the WebSocket of a sandbox: seven events, six commands, JSON text frames.
 
 `type` tells them apart. Output events say where they begin (`offset`), so that a client that was
 cut goes on at that very byte; `data` is text, and `data_base64` is there when the bytes are not
@@ -101,13 +101,25 @@ class GetStateCommand(Struct, frozen=True, tag_field="type", tag="get_state"):
 
 
 class CheckpointCommand(Struct, frozen=True, tag_field="type", tag="checkpoint"):
-    """Keep its files as a snapshot."""
+    """Keep its files as a snapshot; with `memory` its processes too, if it was made for that."""
 
     name: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    memory: bool = False
 
 
 class StopCommand(Struct, frozen=True, tag_field="type", tag="stop"):
     """End it: an execution is cancelled, an instance stopped with its files kept."""
 
 
-Command = StdinCommand | ExecCommand | GetStateCommand | CheckpointCommand | StopCommand
+class ResizeCommand(Struct, frozen=True, tag_field="type", tag="resize", kw_only=True):
+    """Change the size of a terminal."""
+
+    rows: Annotated[int, Meta(ge=1, le=1000)]
+    columns: Annotated[int, Meta(ge=1, le=1000)]
+    execution_id: str | None = None
+    """Which command; else the one that `stdin` would go to."""
+
+
+Command = (
+    StdinCommand | ExecCommand | GetStateCommand | CheckpointCommand | StopCommand | ResizeCommand
+)

@@ -210,4 +210,5 @@ def _store(door: Door) -> SnapshotStore:
 
 async def _named(door: Door, exchange: Exchange) -> SnapshotRecord:
     reference = exchange.path_parameter("snapshot_id")
+    await door.executor.origins.settle(reference)
     return await _store(door).get(reference, tenant=exchange.principal.tenant.id)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from faas.sandbox.protocols import OutputFiles, Process
+    from faas.sandbox.protocols import OutputFiles, Process, RootFilesystem
 
 
 class Capability(StrEnum):
@@ -23,6 +23,8 @@ class Capability(StrEnum):
     EGRESS = "egress"
     PAUSE = "pause"
     FILE_SNAPSHOT = "file_snapshot"
+    FILE_LAYERS = "file_layers"
+    """Start a sandbox on what another wrote, without a copy (`faas.sandbox.layers`)."""
     MEMORY_SNAPSHOT = "memory_snapshot"
     PORTS = "ports"
 
@@ -46,6 +48,15 @@ class Weighed(Protocol):
 
     def idle_bytes(self, isolation_min: str | None) -> int:
         """Return about how much memory one ready sandbox made by that demand holds."""
+        ...
+
+
+@runtime_checkable
+class Confining(Protocol):
+    """A runtime whose sandboxes can be written in some directories only."""
+
+    def writable(self, root: "RootFilesystem") -> tuple[str, ...]:
+        """Those directories; what an image has in them is hidden."""
         ...
 
 

@@ -40,6 +40,7 @@ from faas.sandbox.capabilities import (
     Resumption,
 )
 from faas.sandbox.isolation import reaches
+from faas.sandbox.layers import Layer, Layered, Written
 from faas.sandbox.protocols import (
     Command,
     FileStat,
@@ -261,6 +262,37 @@ class GuardedSandbox:
         if isinstance(self._inner, Pausable):
             return self._inner
         raise UnsupportedError(f"the runtime {self.runtime} cannot pause a sandbox")
+
+    @property
+    def base(self) -> str | None:
+        """The snapshot it was made on."""
+        return self._inner.base if isinstance(self._inner, Layered) else None
+
+    async def end_as_layer(self) -> Layer:
+        """End it, and keep what it wrote.
+
+        Raises:
+            UnsupportedError: its runtime cannot, or this one has no layer; it lives on.
+        """
+        layer = await self._do(self._layered().end_as_layer())
+        await self.destroy("its files are kept")
+        return layer
+
+    @asynccontextmanager
+    async def look(self) -> AsyncGenerator[Written]:
+        """Read what it has written so far.
+
+        Raises:
+            UnsupportedError: its runtime cannot, or this one has no layer.
+        """
+        self._check()
+        async with self._layered().look() as written:
+            yield written
+
+    def _layered(self) -> Layered:
+        if isinstance(self._inner, Layered):
+            return self._inner
+        raise UnsupportedError(f"the runtime {self.runtime} has no layers")
 
     async def destroy(self, reason: str) -> None:
         """End everything in it; may be repeated until it succeeds, then does nothing."""

@@ -45,6 +45,7 @@ from typing import Protocol
 from faas.ids import SandboxId
 from faas.model import ExitReason, FileInput, Limits, NetworkMode
 from faas.sandbox.capabilities import Capability
+from faas.sandbox.layers import LayerStack
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ class SandboxSpec:
     limits: Limits = field(default_factory=Limits)
     network: NetworkMode = NetworkMode.NONE
     hostname: str = "sandbox"
+    layers: LayerStack | None = None
+    """What it stands on, over its root; only for a runtime that has layers."""
     isolation_min: str | None = None
     """A rung of `faas.sandbox.isolation`, only when the runtime's ordinary way does not reach it:
     make it by the weakest way that does, and refuse (UnsupportedError) when there is none."""

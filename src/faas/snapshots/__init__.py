@@ -3,11 +3,13 @@
 from faas.snapshots.changes import Change, ChangeKind, Conflict, Merged, MergeStrategy
 from faas.snapshots.portable import export_snapshot, import_snapshot
 from faas.snapshots.store import SnapshotInfo, SnapshotRecord, SnapshotStore
+from faas.snapshots.tree import Folder
 
 __all__ = [
     "Change",
     "ChangeKind",
     "Conflict",
+    "Folder",
     "MergeStrategy",
     "Merged",
     "SnapshotInfo",

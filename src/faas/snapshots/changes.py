@@ -96,11 +96,16 @@ def apply_layer(below: Tree, layer: Tree) -> Tree:
     kept = {p: e for p, e in below.items() if not _is_under(p, covers)}
     for path, entry in layer.items():
         old = below.get(path)
-        if old is not None and old.is_opaque and entry.kind is EntryKind.DIRECTORY:
+        if old is not None and entry.kind is EntryKind.DIRECTORY and _hides(old):
             kept[path] = replace(entry, is_opaque=True)
         else:
             kept[path] = entry
     return dict(sorted(kept.items()))
+
+
+def _hides(old: Entry) -> bool:
+    """Whether a folder made in its place hides what the image has there, as it did."""
+    return old.is_opaque or old.kind is not EntryKind.DIRECTORY
 
 
 def _is_under(path: str, covers: set[str]) -> bool:

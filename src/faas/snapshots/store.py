@@ -7,8 +7,9 @@ same snapshots. A snapshot is never changed; removing one is refused while a chi
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections import Counter, OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, TypeVar
@@ -18,9 +19,11 @@ import msgspec
 from faas.blobs.digest import Digest
 from faas.blobs.protocol import BlobStore
 from faas.blobs.refs import RefStore
+from faas.blobs.tiered import TieredBlobStore
 from faas.clock import Clock
 from faas.errors import (
     ConflictError,
+    DataLossError,
     InvalidArgumentError,
     ManifestError,
     NotFoundError,
@@ -31,7 +34,7 @@ from faas.snapshots import manifest as manifests
 from faas.snapshots.changes import Change, Merged, MergeStrategy, apply_layer, as_tree, diff, merge
 from faas.snapshots.chunks import ChunkIndex, Packer, Place, Unpacker
 from faas.snapshots.manifest import Entry, Manifest
-from faas.snapshots.tree import from_directory, from_tar, to_directory, to_tar
+from faas.snapshots.tree import Folder, Missing, from_directory, from_tar, to_directory, to_tar
 
 T = TypeVar("T")
 _KIND = "snapshots"
@@ -77,8 +80,17 @@ class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
 
 
-Source = Path | IO[bytes]
+Source = Path | Folder | IO[bytes]
 """A folder, or an opened tar."""
+
+Settle = Callable[[Mapping[str, Entry]], dict[str, Entry]]
+"""Bring a tree into the one form that all ways of reading a sandbox give."""
+
+Judge = Callable[[Mapping[str, Entry]], tuple[str, ...]]
+
+_MANIFESTS_MAX = 16
+_MANIFEST_ENTRIES_MAX = 200_000
+"""Of manifests kept in memory, all together: some 100 MB at the most."""
 
 
 class SnapshotStore:
@@ -93,6 +105,8 @@ class SnapshotStore:
         self._index = ChunkIndex(index)
         self._writing = asyncio.Lock()
         self._records: dict[SnapshotId, SnapshotRecord] = {}
+        self._held: Counter[Digest] = Counter()
+        self._manifests: OrderedDict[Digest, Manifest] = OrderedDict()
         self._unsettled: dict[SnapshotId, Callable[[], Awaitable[None]]] = {}
         self._announced: dict[str, SnapshotId] = {}
         """Other names of those."""
@@ -110,7 +124,9 @@ class SnapshotStore:
         sources: Mapping[str, Source],
         *,
         shift: int = 0,
-        over_parent: bool = False,
+        over: Manifest | None = None,
+        settle: Settle | None = None,
+        judge: Judge | None = None,
         snapshot_id: SnapshotId | None = None,
         alias: str | None = None,
     ) -> SnapshotRecord:
@@ -120,11 +136,12 @@ class SnapshotStore:
             info: what is known of it.
             sources: a folder or an opened tar for each section.
             shift: taken from every owner in the folders.
-            over_parent: the `files` section is a layer over the parent's, and is stacked on it.
+            over: the `files` section is a layer over the files of this one, and is stacked on them.
+            settle: done to the `files` section at the end.
+            judge: says of the `files` section which runtimes can restore it.
             snapshot_id: its id, minted here when not given.
             alias: another name that finds it, such as the execution's id.
         """
-        below = await self._section(info.parent, "files") if over_parent and info.parent else {}
         loop = asyncio.get_running_loop()
 
         def put(data: bytes) -> Digest:
@@ -134,13 +151,21 @@ class SnapshotStore:
             packer = Packer(self._index, put)
             trees = {name: _read(source, packer, shift) for name, source in sources.items()}
             packs = packer.finish()
-            return trees, packs, packer.stored_bytes
+            if over is not None:
+                trees, packs = _stack(over, trees, packs)
+            if settle is not None:
+                settled = settle(as_tree(trees.get("files", ())))
+                trees["files"] = tuple(settled[path] for path in sorted(settled))
+            return *_only_used(trees, packs), packer.stored_bytes
 
         async with self._writing:
             trees, packs, stored = await asyncio.to_thread(pack)
-            if below:
-                parent = await self._manifest_of(info.parent)
-                trees, packs = _stack(below, parent.packs, trees, packs)
+            if await self._forget_lost(packs):
+                _rewind(sources)
+                trees, packs, stored = await asyncio.to_thread(pack)
+            if judge is not None:
+                able = judge(as_tree(trees.get("files", ())))
+                info = msgspec.structs.replace(info, runtimes=able)
             return await self._name(
                 info, trees, packs, stored=stored, snapshot_id=snapshot_id, alias=alias
             )
@@ -206,12 +231,12 @@ class SnapshotStore:
                 hint=f"remove them first, beginning with {children[0]}",
                 details={"children": children},
             )
+        await self._refs.delete(f"{_KIND}/{record.id}")
+        self._records.pop(record.id, None)
         if record.source:
             with suppress(NotFoundError, InvalidArgumentError):
                 if (await self._refs.get(f"{_ALIAS}/{record.source}")).decode() == record.id:
                     await self._refs.delete(f"{_ALIAS}/{record.source}")
-        await self._refs.delete(f"{_KIND}/{record.id}")
-        self._records.pop(record.id, None)
         self._announced = {name: at for name, at in self._announced.items() if at != record.id}
 
     async def describe(
@@ -251,6 +276,18 @@ class SnapshotStore:
     async def manifest(self, reference: str) -> Manifest:
         """The whole manifest."""
         return await self._read_manifest(await self._find(reference))
+
+    async def writer(
+        self, reference: str, section: str, *, missing: Missing
+    ) -> tuple[int, Callable[[Path], None]]:
+        """Return how large a section is, and what writes it into an empty folder; that blocks, in a
+        thread of the caller's."""
+        entries, unpacker = await self._open_section(reference, section)
+
+        def write(target: Path) -> None:
+            to_directory(entries, target, unpacker, missing=missing)
+
+        return sum(entry.size_bytes for entry in entries), write
 
     async def check_out(self, reference: str, section: str, target: Path) -> None:
         """Write a section's tree into the empty folder `target`.
@@ -309,6 +346,25 @@ class SnapshotStore:
             named = await self._name(info, sections, packs.names(), snapshot_id=snapshot_id)
             return named, merged
 
+    @asynccontextmanager
+    async def held(self, reference: str | None) -> AsyncGenerator[Manifest | None]:
+        """Keep the bytes of a snapshot while something is read from it or made over it, even when
+        it is removed meanwhile; None when there is none of that name."""
+        try:
+            record = None if reference is None else await self._settled(await self._find(reference))
+        except SnapshotNotFoundError:
+            record = None
+        if record is None:
+            yield None
+            return
+        self._held[record.manifest] += 1
+        try:
+            yield await self._read_manifest(record)
+        finally:
+            self._held[record.manifest] -= 1
+            if not self._held[record.manifest]:
+                del self._held[record.manifest]
+
     async def collect_garbage(self, *, grace: timedelta = GRACE) -> int:
         """Delete blobs that no manifest names and no commit may be about to name; count them."""
         async with self._writing:
@@ -316,6 +372,9 @@ class SnapshotStore:
             for record in await self._all_records():
                 live.add(record.manifest)
                 live.update((await self._read_manifest(record)).packs)
+            for digest in list(self._held):
+                live.add(digest)
+                live.update(manifests.decode(await self._needed(digest)).packs)
             born_before = self._clock.now() - grace
             dead = [
                 stat.digest
@@ -325,7 +384,16 @@ class SnapshotStore:
             for digest in dead:
                 self._index.forget_pack(digest)
                 await self._blobs.delete(digest)
+            await self._forget_lost_aliases()
             return len(dead)
+
+    async def _forget_lost_aliases(self) -> None:
+        """Other names of what is no more, left by a crash between the two."""
+        known = {name.removeprefix(f"{_KIND}/") for name in await self._refs.list(_KIND)}
+        for name in await self._refs.list(_ALIAS):
+            with suppress(NotFoundError):
+                if (await self._refs.get(name)).decode() not in known:
+                    await self._refs.delete(name)
 
     async def verify(self, reference: str) -> None:
         """Read every chunk of a snapshot and check it.
@@ -372,6 +440,7 @@ class SnapshotStore:
             config=info.config, packs=packs, sections=sections,
         )  # fmt: skip
         digest = await self._blobs.put(manifests.encode(manifest))
+        self._remember(digest, manifest)
         record = SnapshotRecord(
             id=snapshot_id or new_snapshot_id(), tenant=info.tenant, manifest=digest,
             created_at=self._clock.now(), name=info.name, description=info.description,
@@ -379,9 +448,10 @@ class SnapshotStore:
             image_digest=info.image_digest, runtimes=info.runtimes,
             has_memory=manifest.has_memory, size_bytes=manifest.size_bytes, stored_bytes=stored,
         )  # fmt: skip
-        await self._write_record(record)
+        # The record last: who is asked for the alias again after a crash must find all or nothing.
         if alias is not None:
             await self._refs.put(f"{_ALIAS}/{alias}", record.id.encode())
+        await self._write_record(record)
         return record
 
     async def _write_record(self, record: SnapshotRecord) -> None:
@@ -413,7 +483,47 @@ class SnapshotStore:
 
     async def _read_manifest(self, record: SnapshotRecord) -> Manifest:
         record = await self._settled(record)
-        return manifests.decode(await self._blobs.get(record.manifest))
+        known = self._manifests.get(record.manifest)
+        if known is None:
+            data = await self._needed(record.manifest)
+            known = self._remember(record.manifest, manifests.decode(data))
+        self._manifests.move_to_end(record.manifest)
+        return known
+
+    async def _forget_lost(self, packs: tuple[Digest, ...]) -> bool:
+        """Whether packs that new content was to lie in are gone: a gateway that shares the bucket
+        has collected them. They are not used again."""
+        if not isinstance(self._blobs, TieredBlobStore):
+            return False
+        lost = await self._blobs.lost(packs)
+        for digest in lost:
+            self._index.forget_pack(digest)
+        return bool(lost)
+
+    async def _needed(self, digest: Digest) -> bytes:
+        """Read a blob that a snapshot names.
+
+        Raises:
+            DataLossError: it is damaged, or gone.
+        """
+        try:
+            return await self._blobs.get(digest)
+        except NotFoundError as cause:
+            raise DataLossError(
+                "bytes that this snapshot needs are gone",
+                hint="restore them from a copy of the store",
+                details={"blob": digest},
+            ) from cause
+
+    def _remember(self, digest: Digest, manifest: Manifest) -> Manifest:
+        """Keep the last few: they never change, and each child of a snapshot looks at its own."""
+        self._manifests[digest] = manifest
+        while len(self._manifests) > 1 and (
+            len(self._manifests) > _MANIFESTS_MAX
+            or sum(map(_count, self._manifests.values())) > _MANIFEST_ENTRIES_MAX
+        ):
+            self._manifests.popitem(last=False)
+        return manifest
 
     async def _manifest_of(self, reference: str | None) -> Manifest:
         if reference is None:
@@ -433,7 +543,7 @@ class SnapshotStore:
         loop = asyncio.get_running_loop()
 
         def get(digest: Digest) -> bytes:
-            return asyncio.run_coroutine_threadsafe(self._blobs.get(digest), loop).result()
+            return asyncio.run_coroutine_threadsafe(self._needed(digest), loop).result()
 
         return manifest.sections[section], Unpacker(manifest.packs, get)
 
@@ -493,25 +603,56 @@ def _renumbered(entry: Entry, number: Callable[[int], int]) -> Entry:
 
 
 def _stack(
-    below: dict[str, Entry],
-    below_packs: tuple[Digest, ...],
-    trees: dict[str, tuple[Entry, ...]],
-    packs: tuple[Digest, ...],
+    parent: Manifest, trees: dict[str, tuple[Entry, ...]], packs: tuple[Digest, ...]
 ) -> tuple[dict[str, tuple[Entry, ...]], tuple[Digest, ...]]:
-    offset = len(below_packs)
+    below = as_tree(parent.sections.get("files", ()))
+    offset = len(parent.packs)
     shifted = {
         name: tuple(_renumbered(entry, lambda old: old + offset) for entry in entries)
         for name, entries in trees.items()
     }
     layer = as_tree(shifted.get("files", ()))
     stacked = tuple(apply_layer(below, layer).values())
-    return {**shifted, "files": stacked}, below_packs + packs
+    return {**shifted, "files": stacked}, parent.packs + packs
+
+
+def _only_used(
+    trees: dict[str, tuple[Entry, ...]], packs: tuple[Digest, ...]
+) -> tuple[dict[str, tuple[Entry, ...]], tuple[Digest, ...]]:
+    """Name each pack once, and none that is not needed: else a line of forks keeps all forever."""
+    used = {
+        packs[chunk.pack]
+        for entries in trees.values()
+        for entry in entries
+        for chunk in entry.chunks
+    }
+    names = [name for name in dict.fromkeys(packs) if name in used]
+    if len(names) == len(packs):
+        return trees, packs
+    numbers = {name: number for number, name in enumerate(names)}
+    renumbered = {
+        section: tuple(_renumbered(entry, lambda old: numbers[packs[old]]) for entry in entries)
+        for section, entries in trees.items()
+    }
+    return renumbered, tuple(names)
+
+
+def _rewind(sources: Mapping[str, Source]) -> None:
+    for source in sources.values():
+        if not isinstance(source, (Path, Folder)):
+            source.seek(0)
 
 
 def _read(source: Source, packer: Packer, shift: int) -> tuple[Entry, ...]:
     if isinstance(source, Path):
-        return from_directory(source, packer, shift=shift)
+        return from_directory(Folder(source, shift), packer)
+    if isinstance(source, Folder):
+        return from_directory(source, packer)
     return from_tar(source, packer)
+
+
+def _count(manifest: Manifest) -> int:
+    return sum(map(len, manifest.sections.values()))
 
 
 def _read_all(entries: tuple[Entry, ...], unpacker: Unpacker) -> None:

@@ -9,71 +9,129 @@ what they mean). Setuid and setgid bits are dropped: nothing in a sandbox may ga
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from msgspec.structs import replace
 
-from faas.errors import InvalidArgumentError, TooLargeError
+from faas.errors import InvalidArgumentError, ManifestError, TooLargeError
 from faas.snapshots.chunks import Packer, Unpacker
-from faas.snapshots.manifest import Entry, EntryKind
+from faas.snapshots.manifest import CHUNK_BYTES, Entry, EntryKind
 
 ENTRIES_MAX = 2_000_000
+DEPTH_MAX = 256
+"""As deep as the agent goes; each level is an open descriptor while it is walked."""
+BYTES_MAX = 1 << 40
 _PERMISSIONS = 0o1777
+_ID_MAX = 65_534
+"""A sandbox has no more users; an imported snapshot may claim any."""
+_ZEROS = bytes(CHUNK_BYTES)
 GONE = "FAAS.gone"
 """The pax header that marks, in our own tars, a path of the image that is no more (`1`), or a
 directory that hides what the image has in it (`below`)."""
 _OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
 
 
-def from_directory(root: Path, packer: Packer, *, shift: int = 0) -> tuple[Entry, ...]:
-    """Read a folder; `shift` is taken from every owner (a user namespace's first host id)."""
-    entries: list[Entry] = []
-    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder to be read."""
+
+    top: Path | int
+    """Its path, or a descriptor of it."""
+    shift: int = 0
+    """Taken from every owner: a user namespace's first host id."""
+    skip: frozenset[str] = frozenset()
+    """Names directly in it that are left out."""
+    bytes_max: int = BYTES_MAX
+    """Of content; a file with holes counts as long as it says it is."""
+
+
+def from_directory(folder: Folder, packer: Packer) -> tuple[Entry, ...]:
+    """Read a folder.
+
+    Raises:
+        TooLargeError: it holds more than it may.
+        InvalidArgumentError: it is too deep, or a name in it cannot be kept.
+    """
+    walk = _Walk(packer, folder.shift, folder.bytes_max)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    if isinstance(folder.top, int):
+        handle = os.open(".", flags, dir_fd=folder.top)
+    else:
+        handle = os.open(folder.top, flags)
     try:
-        _walk(handle, "", packer, shift, entries)
+        walk.enter(handle, "", folder.skip, depth=0)
     finally:
         os.close(handle)
-    return tuple(sorted(entries, key=lambda e: e.path))
+    return tuple(sorted(walk.entries, key=lambda e: e.path))
 
 
-def _walk(folder: int, prefix: str, packer: Packer, shift: int, entries: list[Entry]) -> None:
-    for name in sorted(os.listdir(folder)):
-        if len(entries) >= ENTRIES_MAX:
-            raise TooLargeError(f"a snapshot holds at most {ENTRIES_MAX} entries")
+class _Walk:
+    """Goes down by descriptors, so that a folder moved meanwhile leads nowhere else."""
+
+    def __init__(self, packer: Packer, shift: int, bytes_max: int) -> None:
+        self._packer = packer
+        self._shift = shift
+        self._bytes_left = bytes_max
+        self.entries: list[Entry] = []
+
+    def enter(self, folder: int, prefix: str, skip: frozenset[str], *, depth: int) -> None:
+        """Read everything below a folder."""
+        if depth > DEPTH_MAX:
+            raise InvalidArgumentError(f"folders deeper than {DEPTH_MAX} cannot be kept")
+        for name in sorted(os.listdir(folder)):
+            if len(self.entries) >= ENTRIES_MAX:
+                raise TooLargeError(f"a snapshot holds at most {ENTRIES_MAX} entries")
+            if name not in skip:
+                with suppress(FileNotFoundError):  # it runs on, and removed it just now
+                    self._read(folder, name, prefix + _text(name), depth)
+
+    def _read(self, folder: int, name: str, path: str, depth: int) -> None:
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        path = prefix + _text(name)
         base = Entry(
             path,
             EntryKind.FILE,
             stat.S_IMODE(found.st_mode) & _PERMISSIONS,
-            max(0, found.st_uid - shift),
-            max(0, found.st_gid - shift),
+            max(0, found.st_uid - self._shift),
+            max(0, found.st_gid - self._shift),
             found.st_mtime_ns,
         )
         if stat.S_ISDIR(found.st_mode):
             child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
             try:
-                entries.append(replace(base, kind=EntryKind.DIRECTORY, is_opaque=_is_opaque(child)))
-                _walk(child, path + "/", packer, shift, entries)
+                opaque = _is_opaque(child)
+                self.entries.append(replace(base, kind=EntryKind.DIRECTORY, is_opaque=opaque))
+                self.enter(child, path + "/", frozenset(), depth=depth + 1)
             finally:
                 os.close(child)
         elif stat.S_ISREG(found.st_mode):
-            entries.append(_read_file(folder, name, base, packer))
+            self.entries.append(self._read_file(folder, name, base))
         elif stat.S_ISLNK(found.st_mode):
             target = _text(os.readlink(name, dir_fd=folder))
-            entries.append(replace(base, kind=EntryKind.SYMLINK, target=target))
+            self.entries.append(replace(base, kind=EntryKind.SYMLINK, target=target))
         elif stat.S_ISCHR(found.st_mode) and found.st_rdev == 0:
-            entries.append(Entry(path, EntryKind.WHITEOUT))
+            self.entries.append(Entry(path, EntryKind.WHITEOUT))
 
+    def _read_file(self, folder: int, name: str, base: Entry) -> Entry:
+        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        with os.fdopen(handle, "rb", buffering=0) as source:
+            if os.fstat(handle).st_size > self._bytes_left:
+                raise TooLargeError(
+                    f"{base.path[:80]} is too long to be kept",
+                    hint="make it shorter; a file with holes counts as long as it says it is",
+                )
+            size, chunks = self._packer.add(lambda wanted: self._more(source, wanted))
+        return replace(base, size_bytes=size, chunks=chunks)
 
-def _read_file(folder: int, name: str, base: Entry, packer: Packer) -> Entry:
-    handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    with os.fdopen(handle, "rb", buffering=0) as source:
-        size, chunks = packer.add(source.read)
-    return replace(base, size_bytes=size, chunks=chunks)
+    def _more(self, source: IO[bytes], wanted: int) -> bytes:
+        data = source.read(wanted)
+        self._bytes_left -= len(data)
+        if self._bytes_left < 0:
+            raise TooLargeError("the files are too long to be kept: one of them grows meanwhile")
+        return data
 
 
 def from_tar(source: IO[bytes], packer: Packer) -> tuple[Entry, ...]:
@@ -121,11 +179,21 @@ def _from_member(
     return None
 
 
-def to_directory(entries: tuple[Entry, ...], root: Path, unpacker: Unpacker) -> None:
+Missing = Callable[[str], tuple[int, int, int]]
+"""Mode, owner and group of a folder that a tree writes into and does not list."""
+
+
+def to_directory(
+    entries: tuple[Entry, ...],
+    root: Path,
+    unpacker: Unpacker,
+    *,
+    missing: Missing = lambda _: (0o755, 0, 0),
+) -> None:
     """Write a tree into the empty folder `root`, owners and times included where we may."""
     root.mkdir(mode=0o755, parents=True, exist_ok=True)
     late: list[Entry] = []
-    for entry in entries:
+    for entry in _with_folders(entries, missing):
         parent = _open_parent(root, entry.path)
         name = PurePosixPath(entry.path).name
         try:
@@ -144,6 +212,26 @@ def to_directory(entries: tuple[Entry, ...], root: Path, unpacker: Unpacker) -> 
             os.close(parent)
 
 
+def _with_folders(entries: tuple[Entry, ...], missing: Missing) -> Iterator[Entry]:
+    """The entries in order, each after the folders it lies in."""
+    listed: dict[str, bool] = {}
+    for entry in entries:
+        end = entry.path.find("/")
+        is_in_folders = True
+        while end != -1 and is_in_folders:
+            folder = entry.path[:end]
+            if folder not in listed:
+                listed[folder] = True
+                yield Entry(folder, EntryKind.DIRECTORY, *missing(folder))
+            is_in_folders = listed[folder]
+            end = entry.path.find("/", end + 1)
+        if is_in_folders:
+            listed[entry.path] = entry.kind is EntryKind.DIRECTORY
+            yield entry
+        elif entry.kind is not EntryKind.WHITEOUT:  # what took its folder's place hides it anyway
+            raise ManifestError(f"{entry.path[:80]} lies in what is no folder")
+
+
 def _write_entry(parent: int, name: str, entry: Entry, unpacker: Unpacker) -> None:
     if entry.kind is EntryKind.DIRECTORY:
         os.mkdir(name, 0o700, dir_fd=parent)
@@ -159,14 +247,26 @@ def _write_entry(parent: int, name: str, entry: Entry, unpacker: Unpacker) -> No
         os.mknod(name, stat.S_IFCHR | 0o600, 0, dir_fd=parent)
     else:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with os.fdopen(os.open(name, flags, 0o600, dir_fd=parent), "wb") as target:
+        with os.fdopen(os.open(name, flags, 0o600, dir_fd=parent), "wb", buffering=0) as target:
             for data in unpacker.read(entry.chunks):
-                target.write(data)
+                _write_or_skip(target, data)
+            target.truncate(entry.size_bytes)
+
+
+def _write_or_skip(target: IO[bytes], data: bytes) -> None:
+    """What is only zeros stays a hole."""
+    if data == _ZEROS[: len(data)]:
+        target.seek(len(data), os.SEEK_CUR)
+        return
+    rest = memoryview(data)
+    while rest:
+        rest = rest[target.write(rest) :]
 
 
 def _set_meta(parent: int, name: str, entry: Entry) -> None:
     if os.geteuid() == 0:
-        os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        uid, gid = (min(own, _ID_MAX) for own in (entry.uid, entry.gid))
+        os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
     if entry.kind is not EntryKind.SYMLINK:
         os.chmod(name, entry.mode & _PERMISSIONS, dir_fd=parent)
     times = (entry.mtime_ns, entry.mtime_ns)

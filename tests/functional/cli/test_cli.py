@@ -157,3 +157,19 @@ def test_pre_warming_says_what_is_ready_and_pools_shows_it(gateway):
     assert pools[0]["kept"] == answer["target"]
     assert gateway.faas("prewarm", "host", "0").returncode == 0
     assert gateway.faas("prewarm", "host", "many").returncode == 2
+
+
+def test_a_demanded_isolation_is_refused_not_lowered(gateway):
+    done = gateway.faas("run", "--isolation", "gvisor", "--", "true")
+    assert done.returncode == 125
+    assert b"isolates at least by gvisor" in done.stderr
+    assert gateway.faas("run", "--isolation", "none", "--", "true").returncode == 0
+    made = gateway.faas("instance", "create", "--isolation", "userns")
+    assert made.returncode == 7
+
+
+def test_a_dependency_cache_is_named_on_the_command_line(gateway):
+    done = gateway.faas("run", "--cache", "pip", "--json", "--", "true")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["caches"][0]["name"] == "pip"
+    assert gateway.faas("run", "--cache", "maven", "--", "true").returncode == 125

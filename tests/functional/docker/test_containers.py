@@ -211,8 +211,8 @@ async def test_without_an_engine_the_probe_says_how_to_get_one(
 
 
 async def test_an_oci_runtime_the_engine_lacks_is_refused_by_name(docker: Docker) -> None:
-    runtime = DockerRuntime(replace(docker.runtime._settings, oci_runtime="runsc"))
-    with pytest.raises(RuntimeUnavailableError, match="runsc"):
+    runtime = DockerRuntime(replace(docker.runtime._settings, oci_runtime="kata"))
+    with pytest.raises(RuntimeUnavailableError, match="kata"):
         await runtime.start()
 
 
@@ -258,6 +258,35 @@ async def test_the_platform_runs_executions_in_warm_containers(
     argv = ["docker", "-H", docker_engine, "ps", "-aq", "--filter", f"label=faas.data={tag}"]
     left = await asyncio.to_thread(subprocess.run, argv, stdout=-1, check=True)
     assert left.stdout == b""
+
+
+async def test_gvisor_is_taken_when_demanded_and_only_then(
+    docker: Docker, docker_root: RootFilesystem, tmp_path: Path
+) -> None:
+    report = await docker.runtime.probe()
+    assert report.isolations == ("docker+gvisor",)
+    limits = Limits(memory_bytes=64 << 20)
+    for demanded, is_gvisor in ((None, False), ("container", False), ("gvisor", True)):
+        spec = SandboxSpec(new_sandbox_id(), docker_root, limits, isolation_min=demanded)
+        bench = Bench(await docker.runtime.create(spec), tmp_path)
+        await bench.run("dmesg 2>/dev/null | head -1; true")
+        assert (b"gVisor" in bench.stdout) == ("gvisor" in bench.sandbox.isolation) == is_gvisor
+        await bench.sandbox.destroy("tested")
+    for demanded, network in (("microvm", NetworkMode.NONE), ("gvisor", NetworkMode.EGRESS)):
+        spec = SandboxSpec(new_sandbox_id(), docker_root, isolation_min=demanded, network=network)
+        with pytest.raises(UnsupportedError):
+            await docker.runtime.create(spec)
+
+
+async def test_memory_is_held_around_gvisor(
+    docker: Docker, docker_root: RootFilesystem, tmp_path: Path
+) -> None:
+    limits = Limits(memory_bytes=96 << 20)
+    spec = SandboxSpec(new_sandbox_id(), docker_root, limits, isolation_min="gvisor")
+    bench = Bench(await docker.runtime.create(spec), tmp_path)
+    end = await bench.run("tail /dev/zero", timeout_ms=60_000)
+    assert end.reason is ExitReason.OUT_OF_MEMORY
+    await bench.sandbox.destroy("tested")
 
 
 async def test_a_command_without_a_shell_runs_by_argv(docker: Docker, tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ async def test_an_image_child_has_changes_and_deletions(platform: Platform, tmp_
     child = await run(platform, "ls /opt; cat /opt/old", mode=Mode.BRANCHED, branch_from=base.id)
 
     assert said(child) == "added\nold\nnewer\n"
+    await platform.executor.origins.settle(base.id)
     kept = await platform.executor.origins.snapshots.manifest(base.id)
     paths = {entry.path for entry in kept.sections["files"] if entry.kind != "d"}
     assert {"opt/old", "opt/gone", "opt/added"} <= paths

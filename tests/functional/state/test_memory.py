@@ -1,8 +1,11 @@
 """Memory checkpoints through the gateway: slices, forks, instances, restarts. Real CRIU."""
 
+import contextlib
 import os
+import random
 import shutil
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -271,3 +274,32 @@ def test_a_plain_instance_is_not_paused_to_disk_and_runs_on(call):
     call.post(f"/api/v1/instances/{made}/pause?to=disk", fails=501)
     assert call.get(f"/api/v1/instances/{made}")["status"] == "running"
     call.delete(f"/api/v1/instances/{made}")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_gateway_killed_within_a_checkpoint_leaves_it_whole_or_none(gateway, call, seed):
+    made = begun(call)
+    path = f"/api/v1/executions/{made}/checkpoint"
+    taking = threading.Thread(target=lambda: suppressed(lambda: call.post(path, {})))
+    before = {snapshot["id"] for snapshot in call.get("/api/v1/snapshots")}
+    taking.start()
+    time.sleep(random.Random(seed).uniform(0, 0.12))
+    gateway.kill()
+    taking.join()
+    gateway.start()
+    # The command was never in danger: it counts on under the next gateway.
+    seen = len(numbers(call.logs(made)))
+    until(lambda: len(numbers(call.logs(made))) > seen)
+    counted = numbers(call.logs(made))
+    assert counted == list(range(len(counted)))
+    for snapshot in call.get("/api/v1/snapshots"):
+        if snapshot["id"] not in before:
+            again = run(call, snapshot_id=snapshot["id"], checkpoint_after_ms=100)
+            assert again["reason"] == "checkpointed"
+    assert not list((gateway.data_dir / "data" / "memory").glob(".*"))
+    call.post(f"/api/v1/executions/{made}/cancel")
+
+
+def suppressed(act) -> None:
+    with contextlib.suppress(Exception):
+        act()

@@ -1,48 +1,19 @@
 """Two gateways, one bucket on a real S3 server: what one keeps the other restores."""
 
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from tests.plugins.live_gateway import live_gateway
+from tests.plugins.s3 import AWS, make_bucket, s3_server
 
 from faas_sdk import FaaSClient
-
-AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 
 
 @pytest.fixture
 def bucket() -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = shutil.which("moto_server") or str(Path(sys.executable).parent / "moto_server")
-    process = subprocess.Popen(
-        [server, "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    endpoint = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(200):
-            try:
-                urllib.request.urlopen(
-                    urllib.request.Request(f"{endpoint}/kept", method="PUT"), timeout=5
-                ).close()
-                break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.1)
+    with s3_server() as endpoint:
+        make_bucket(endpoint, "kept")
         yield f"s3://kept/state?endpoint={endpoint}"
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 async def test_what_one_gateway_keeps_another_restores(bucket: str) -> None:

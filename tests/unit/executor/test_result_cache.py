@@ -152,6 +152,26 @@ async def test_one_miss_runs_and_the_others_wait(clock: FakeClock) -> None:
     assert answers == [RESULT] * 20
 
 
+async def test_when_the_first_fails_the_others_do_not_queue(clock: FakeClock) -> None:
+    cache = ResultCache(None, clock=clock)
+    inside, most = 0, 0
+
+    async def fail() -> None:
+        nonlocal inside, most
+        async with cache.flight(key()) as flight:
+            assert flight.hit is None
+            inside += 1
+            most = max(most, inside)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            inside -= 1
+
+    await asyncio.gather(*(fail() for _ in range(10)))
+
+    assert most == 9
+    assert cache._flights == {}
+
+
 async def test_when_the_first_fails_the_next_runs(clock: FakeClock) -> None:
     cache = ResultCache(None, clock=clock)
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from faas.blobs.fake import FakeBlobStore, Fault
 from faas.blobs.local import LocalBlobStore
 from faas.blobs.refs import LocalRefStore
-from faas.clock import FakeClock
+from faas.blobs.tiered import TieredBlobStore
+from faas.clock import FakeClock, SystemClock
 from faas.errors import (
     ConflictError,
     DataLossError,
@@ -254,7 +255,8 @@ async def test_a_layer_is_stacked_on_its_parent(store: SnapshotStore, tmp_path: 
     os.setxattr(layer / "d", "user.overlay.opaque", b"y")
     info = SnapshotInfo(tenant=TENANT, image_digest="host", parent=parent.id)
 
-    child = await store.commit(info, {"files": layer}, over_parent=True)
+    below = await store.manifest(parent.id)
+    child = await store.commit(info, {"files": layer}, over=below)
 
     entries = as_tree((await store.manifest(child.id)).sections["files"])
     assert sorted(entries) == ["d", "gone", "keep", "new"]
@@ -389,3 +391,22 @@ def test_a_manifest_with_a_hostile_path_is_refused(path: str) -> None:
 
     with pytest.raises(ManifestError):
         manifests.decode(data)
+
+
+async def test_packs_another_gateway_collected_are_not_built_upon(tmp_path: Path) -> None:
+    far, refs = FakeBlobStore(), LocalRefStore(tmp_path / "refs")
+    one, two = (
+        SnapshotStore(blobs=TieredBlobStore(FakeBlobStore(), far), refs=refs, clock=SystemClock())
+        for _ in "12"
+    )
+    tree = make_tree(tmp_path / "tree", {"a": b"x" * 100_000})
+    first = await one.commit(INFO, {"files": tree})
+    await two.remove(first.id)
+    await two.collect_garbage(grace=timedelta(0))
+    one._blobs.near._blobs.clear()
+
+    again = await one.commit(INFO, {"files": tree})
+
+    await two.verify(again.id)
+    await one.aclose()
+    await two.aclose()

@@ -391,6 +391,29 @@ class FaaSClient:
         body = {"container_id": container_id, "name": name, "description": description}
         return object_of(await self._post("/api/v1/snapshots", present(body)))
 
+    async def checkpoint_execution(
+        self,
+        execution_id: str,
+        *,
+        memory: bool = True,
+        stop: bool = False,
+        name: Optional[str] = None,
+    ) -> Dict[str, Any]:
+        """Keep a running execution as a snapshot, its memory and processes too.
+
+        It must have been started with `memory=True`. With `stop` it ends here, with the reason
+        `checkpointed`, and `go_on` takes it up.
+        """
+        body = {"memory": memory, "stop": stop, "name": name}
+        path = f"/api/v1/executions/{segment(execution_id)}/checkpoint"
+        return object_of(await self._post(path, present(body)))
+
+    async def go_on(self, reference: str, **options: Unpack[ExecuteOptions]) -> ExecutionResult:
+        """Let processes go on from a memory checkpoint, by its snapshot's or execution's id."""
+        asked: ExecuteOptions = {"mode": "checkpointed", **options}
+        asked = {**asked, "snapshot_id": reference, "memory": True}
+        return await self._execute("/api/v1/execute", None, asked)
+
     async def list_snapshots(self) -> List[Dict[str, Any]]:
         """List the snapshots."""
         return listed(await self._get("/api/v1/snapshots"), "snapshots")
@@ -446,7 +469,8 @@ class FaaSClient:
         """Start a long-lived instance.
 
         `more` are further fields of the request: `snapshot_id`, `disk_mb`, `env_vars`,
-        `working_dir`, `ttl_seconds`, `idle_seconds`, `idle_action`, `lease_seconds`.
+        `working_dir`, `ttl_seconds`, `idle_seconds`, `idle_action`, `lease_seconds`,
+        `isolation`.
         """
         body = {"image": image, "name": name, "cpu_cores": cpu_cores, "memory_mb": memory_mb}
         return object_of(await self._post("/api/v1/instances", present({**body, **more})))
@@ -599,9 +623,10 @@ class FaaSClient:
         """Stop an instance; its files stay."""
         await self._post(f"/api/v1/instances/{segment(instance_id)}/stop", None)
 
-    async def pause_instance(self, instance_id: str) -> None:
-        """Suspend an instance."""
-        await self._post(f"/api/v1/instances/{segment(instance_id)}/pause", None)
+    async def pause_instance(self, instance_id: str, *, to_disk: bool = False) -> None:
+        """Suspend an instance, in memory or (when it was made with `memory`) to disk."""
+        where = "?to=disk" if to_disk else ""
+        await self._post(f"/api/v1/instances/{segment(instance_id)}/pause{where}", None)
 
     async def resume_instance(self, instance_id: str) -> None:
         """Let a suspended instance go on."""
@@ -610,6 +635,34 @@ class FaaSClient:
     async def delete_instance(self, instance_id: str) -> None:
         """Destroy an instance and its files."""
         await self._delete(f"/api/v1/instances/{segment(instance_id)}")
+
+    async def list_images(self) -> List[Dict[str, Any]]:
+        """List the images that can be run."""
+        return listed(await self._get("/api/v1/images"), "images")
+
+    async def pull_image(
+        self,
+        image: str,
+        *,
+        runtime: Union[Runtime, str, None] = None,
+        pull_policy: Optional[str] = None,
+        registry_auth: Optional[Mapping[str, str]] = None,
+        timeout_ms: Optional[int] = None,
+    ) -> Dict[str, Any]:
+        """Fetch an image from its registry, and return its name and digest when it is here.
+
+        `runtime="docker"` has the Docker Engine fetch and keep it. `registry_auth` has `username`
+        and `password`; the gateway keeps neither.
+        """
+        body: Dict[str, Any] = {"image": image}
+        asked = {
+            "runtime": runtime.value if isinstance(runtime, Runtime) else runtime,
+            "pull_policy": pull_policy,
+            "registry_auth": None if registry_auth is None else dict(registry_auth),
+            "timeout_ms": timeout_ms,
+        }
+        body.update({name: value for name, value in asked.items() if value is not None})
+        return object_of(await self._post("/api/v1/images/pull", body, is_repeatable=True))
 
     async def prewarm(
         self,
@@ -671,7 +724,7 @@ class FaaSClient:
         return await self._execute("/api/v1/execute", code.argv, merged)
 
     async def _execute(
-        self, path: str, command: Command, options: ExecuteOptions
+        self, path: str, command: Optional[Command], options: ExecuteOptions
     ) -> ExecutionResult:
         started = time.monotonic()
         try:
@@ -710,7 +763,7 @@ class FaaSClient:
             self._listeners.tell("cache-hit", key=key)
         return result
 
-    async def _body(self, command: Command, options: ExecuteOptions) -> Dict[str, Any]:
+    async def _body(self, command: Optional[Command], options: ExecuteOptions) -> Dict[str, Any]:
         runtime: Union[str, Enum] = self.config.runtime
         if reads_disk(options):
             return await in_thread(lambda: build_body(command, options, runtime=runtime))

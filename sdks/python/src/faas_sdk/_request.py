@@ -28,6 +28,8 @@ class MoreOptions(TypedDict, total=False):
     cpu_cores: Optional[float]
     snapshot_id: Optional[str]
     branch_from: Optional[str]
+    memory: Optional[bool]
+    checkpoint_after_ms: Optional[int]
     payload: Optional[Union[str, bytes, Sequence[int]]]
     stdin: Optional[Union[str, bytes]]
     stdin_open: Optional[bool]
@@ -42,6 +44,9 @@ class MoreOptions(TypedDict, total=False):
     pids_max: Optional[int]
     caches: Optional[Sequence[str]]
     cache_write: Optional[bool]
+    pull_policy: Optional[str]
+    pull_timeout_ms: Optional[int]
+    registry_auth: Optional[Mapping[str, str]]
     idempotency_key: Optional[str]
 
 
@@ -65,6 +70,8 @@ _PLAIN = (
     "cache_key",
     "snapshot_id",
     "branch_from",
+    "memory",
+    "checkpoint_after_ms",
     "stdin_open",
     "user",
     "tty",
@@ -75,12 +82,15 @@ _PLAIN = (
     "pids_max",
     "caches",
     "cache_write",
+    "pull_policy",
+    "pull_timeout_ms",
+    "registry_auth",
 )
 _MADE = ("runtime", "mode", "env_vars", "payload", "stdin", "files", "archive", "idempotency_key")
 
 
 def build_body(
-    command: Command, options: ExecuteOptions, *, runtime: Union[str, Enum, None] = None
+    command: Optional[Command], options: ExecuteOptions, *, runtime: Union[str, Enum, None] = None
 ) -> Dict[str, Any]:
     """Make the body: only what was given, in the gateway's own shapes. Reads files and directories.
 
@@ -93,7 +103,9 @@ def build_body(
     if unknown:
         known = ", ".join(sorted(_PLAIN + _MADE))
         raise TypeError(f"no such option: {', '.join(unknown)}; there are: {known}")
-    body: Dict[str, Any] = {"command": command if isinstance(command, str) else list(command)}
+    body: Dict[str, Any] = {}
+    if command is not None:
+        body["command"] = command if isinstance(command, str) else list(command)
     body.update({name: given[name] for name in _PLAIN if name in given})
     for name, fallback in (("runtime", runtime), ("mode", None)):
         value = _word(given.get(name, fallback))

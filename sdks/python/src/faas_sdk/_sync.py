@@ -392,6 +392,29 @@ class SyncFaaSClient:
         body = {"container_id": container_id, "name": name, "description": description}
         return object_of(self._post("/api/v1/snapshots", present(body)))
 
+    def checkpoint_execution(
+        self,
+        execution_id: str,
+        *,
+        memory: bool = True,
+        stop: bool = False,
+        name: Optional[str] = None,
+    ) -> Dict[str, Any]:
+        """Keep a running execution as a snapshot, its memory and processes too.
+
+        It must have been started with `memory=True`. With `stop` it ends here, with the reason
+        `checkpointed`, and `go_on` takes it up.
+        """
+        body = {"memory": memory, "stop": stop, "name": name}
+        path = f"/api/v1/executions/{segment(execution_id)}/checkpoint"
+        return object_of(self._post(path, present(body)))
+
+    def go_on(self, reference: str, **options: Unpack[ExecuteOptions]) -> ExecutionResult:
+        """Let processes go on from a memory checkpoint, by its snapshot's or execution's id."""
+        asked: ExecuteOptions = {"mode": "checkpointed", **options}
+        asked = {**asked, "snapshot_id": reference, "memory": True}
+        return self._execute("/api/v1/execute", None, asked)
+
     def list_snapshots(self) -> List[Dict[str, Any]]:
         """List the snapshots."""
         return listed(self._get("/api/v1/snapshots"), "snapshots")
@@ -445,7 +468,8 @@ class SyncFaaSClient:
         """Start a long-lived instance.
 
         `more` are further fields of the request: `snapshot_id`, `disk_mb`, `env_vars`,
-        `working_dir`, `ttl_seconds`, `idle_seconds`, `idle_action`, `lease_seconds`.
+        `working_dir`, `ttl_seconds`, `idle_seconds`, `idle_action`, `lease_seconds`,
+        `isolation`.
         """
         body = {"image": image, "name": name, "cpu_cores": cpu_cores, "memory_mb": memory_mb}
         return object_of(self._post("/api/v1/instances", present({**body, **more})))
@@ -596,9 +620,10 @@ class SyncFaaSClient:
         """Stop an instance; its files stay."""
         self._post(f"/api/v1/instances/{segment(instance_id)}/stop", None)
 
-    def pause_instance(self, instance_id: str) -> None:
-        """Suspend an instance."""
-        self._post(f"/api/v1/instances/{segment(instance_id)}/pause", None)
+    def pause_instance(self, instance_id: str, *, to_disk: bool = False) -> None:
+        """Suspend an instance, in memory or (when it was made with `memory`) to disk."""
+        where = "?to=disk" if to_disk else ""
+        self._post(f"/api/v1/instances/{segment(instance_id)}/pause{where}", None)
 
     def resume_instance(self, instance_id: str) -> None:
         """Let a suspended instance go on."""
@@ -607,6 +632,34 @@ class SyncFaaSClient:
     def delete_instance(self, instance_id: str) -> None:
         """Destroy an instance and its files."""
         self._delete(f"/api/v1/instances/{segment(instance_id)}")
+
+    def list_images(self) -> List[Dict[str, Any]]:
+        """List the images that can be run."""
+        return listed(self._get("/api/v1/images"), "images")
+
+    def pull_image(
+        self,
+        image: str,
+        *,
+        runtime: Union[Runtime, str, None] = None,
+        pull_policy: Optional[str] = None,
+        registry_auth: Optional[Mapping[str, str]] = None,
+        timeout_ms: Optional[int] = None,
+    ) -> Dict[str, Any]:
+        """Fetch an image from its registry, and return its name and digest when it is here.
+
+        `runtime="docker"` has the Docker Engine fetch and keep it. `registry_auth` has `username`
+        and `password`; the gateway keeps neither.
+        """
+        body: Dict[str, Any] = {"image": image}
+        asked = {
+            "runtime": runtime.value if isinstance(runtime, Runtime) else runtime,
+            "pull_policy": pull_policy,
+            "registry_auth": None if registry_auth is None else dict(registry_auth),
+            "timeout_ms": timeout_ms,
+        }
+        body.update({name: value for name, value in asked.items() if value is not None})
+        return object_of(self._post("/api/v1/images/pull", body, is_repeatable=True))
 
     def prewarm(
         self,
@@ -667,7 +720,9 @@ class SyncFaaSClient:
             merged["files"] = {**(options.get("files") or {}), **code.files}
         return self._execute("/api/v1/execute", code.argv, merged)
 
-    def _execute(self, path: str, command: Command, options: ExecuteOptions) -> ExecutionResult:
+    def _execute(
+        self, path: str, command: Optional[Command], options: ExecuteOptions
+    ) -> ExecutionResult:
         started = time.monotonic()
         try:
             body = self._body(command, options)
@@ -703,7 +758,7 @@ class SyncFaaSClient:
             self._listeners.tell("cache-hit", key=key)
         return result
 
-    def _body(self, command: Command, options: ExecuteOptions) -> Dict[str, Any]:
+    def _body(self, command: Optional[Command], options: ExecuteOptions) -> Dict[str, Any]:
         runtime: Union[str, Enum] = self.config.runtime
         if reads_disk(options):
             return right_here(lambda: build_body(command, options, runtime=runtime))

@@ -227,11 +227,25 @@ class FakeGateway(httpx.AsyncBaseTransport, httpx.BaseTransport):
                 heartbeat_seconds=self._heartbeat_seconds,
             )
             return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, stream=stream)
-        if path in ("/api/v1/prewarm", "/api/v1/pools"):
-            return _json(200, self._prewarm(body) if method == "POST" else self._pools())
+        if parts[2:3] in (["prewarm"], ["pools"], ["images"]):
+            return _json(200, self._shared(method, parts[2], body))
         if parts[2:3] and parts[2] in _LATER:
             raise UnsupportedError(f"the fake gateway has no {parts[2]}")
         raise NotFoundError(f"no route {path}")
+
+    def _shared(self, method: str, what: str, body: Any) -> Dict[str, Any]:
+        if what == "images":
+            return self._images(method, body)
+        return self._prewarm(body) if method == "POST" else self._pools()
+
+    def _images(self, method: str, given: Any) -> Dict[str, Any]:
+        if method != "POST":
+            return {"images": [{"reference": "host", "digest": "host"}]}
+        body = cast("Dict[str, Any]", given) if isinstance(given, dict) else {}
+        image = body.get("image")
+        if not isinstance(image, str) or not image:
+            raise InvalidArgumentError("$.image: is missing")
+        return {"reference": image, "digest": image, "runtime": None}
 
     def _prewarm(self, given: Any) -> Dict[str, Any]:
         body = cast("Dict[str, Any]", given) if isinstance(given, dict) else {}

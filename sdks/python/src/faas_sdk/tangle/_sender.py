@@ -70,7 +70,7 @@ class Sender:
         self._on_the_way += 1
         try:
             if not attempts:
-                attempts = [await self._sign_and_push(wanted)]
+                attempts = await self._sign_and_push(wanted)
             return await asyncio.wait_for(
                 self._mined(wanted, attempts, confirmations=confirmations), seconds
             )
@@ -98,7 +98,7 @@ class Sender:
             elif await self._is_dead(attempts):
                 for attempt in attempts:
                     self._store.drop(attempt)
-                attempts, pushed_at = [await self._sign_and_push(wanted)], None
+                attempts, pushed_at = await self._sign_and_push(wanted), None
             elif head is not None:
                 pushed_at = await self._keep_alive(wanted, attempts, head, pushed_at)
             await self._node.heads.wait(heard, seconds=self._node.poll_seconds)
@@ -140,7 +140,7 @@ class Sender:
             hint="something changed between the trial and the block; try again",
         )
 
-    async def _sign_and_push(self, wanted: Submission) -> Attempt:
+    async def _sign_and_push(self, wanted: Submission) -> List[Attempt]:
         estimate = await self._node.estimate_gas(
             wanted.to, wanted.data, sender=self.address, value=wanted.value
         )
@@ -155,10 +155,11 @@ class Sender:
                     # one transaction would stand for both.
                     fees["max_fee"] += 1
                     attempt = self._sign(wanted, nonce=nonce, gas=attempt.gas, **fees)
-                self._store.add(wanted, attempt)
+                if not self._store.add(wanted, attempt, is_first=True):
+                    return self._store.find(wanted)
                 if await self._is_taken(wanted, attempt):
                     self._next_nonce = nonce + 1
-                    return attempt
+                    return [attempt]
                 self._store.drop(attempt)
         raise ConflictError(
             "another program uses the account at the same time", hint="give each its own account"

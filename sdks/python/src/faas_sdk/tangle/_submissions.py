@@ -92,9 +92,15 @@ class Submissions:
         )
         return [Attempt(r[0], r[1], r[2], int(r[3]), int(r[4]), r[5]) for r in rows]
 
-    def add(self, wanted: Submission, attempt: Attempt) -> None:
-        """Keep a signed transaction that is about to be sent."""
+    def add(self, wanted: Submission, attempt: Attempt, *, is_first: bool = False) -> bool:
+        """Keep a signed transaction that is about to be sent; whether it may be.
+
+        The first one of a submission may not when somebody else was quicker, in this program or in
+        another with the same file.
+        """
         with self._step():
+            if is_first and self.find(wanted):
+                return False
             self._database.execute(
                 "INSERT OR IGNORE INTO submissions (chain, sender, name, target, data, value)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
@@ -111,6 +117,7 @@ class Submissions:
                 "DELETE FROM submissions WHERE id <= (SELECT max(id) FROM submissions) - ?",
                 (KEPT_MAX,),
             )
+        return True
 
     def is_known(self, digest: bytes) -> bool:
         """Whether a transaction of this hash was signed before, under whatever name."""

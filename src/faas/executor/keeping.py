@@ -1,0 +1,322 @@
+"""Keeps the files of a sandbox as a snapshot, and has a new one start with them.
+
+Where the runtime has layers, what a sandbox wrote is read from its layer on this host: a checkpoint
+walks what changed since the snapshot it was made on and nothing else, and when the sandbox is to
+end anyway its layer stays ready for children. Elsewhere the agent packs the files as a tar. Both
+give the same snapshot.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from faas.errors import ConflictError, FaasError, SnapshotNotFoundError, UnsupportedError
+from faas.executor.files_state import (
+    capture,
+    capture_places,
+    may_lie_outside,
+    restore,
+    restore_places,
+)
+from faas.executor.layers import ReadyLayers, Wanted, layering
+from faas.executor.written import folder_of, settled_by
+from faas.ids import SnapshotId, new_snapshot_id
+from faas.sandbox.capabilities import Capability, Confining
+from faas.sandbox.guarded import GuardedSandbox
+from faas.sandbox.layers import LayerStack, Written
+from faas.sandbox.protocols import RootFilesystem, Sandbox
+from faas.sandbox.registry import Registry
+from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
+from faas.snapshots.manifest import Entry, EntryKind, Manifest
+
+_log = logging.getLogger(__name__)
+
+TARS_MAX = 4
+"""Unpacked snapshots kept for the next child; ten forks of one parent unpack it once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is to be kept, and as what."""
+
+    root: RootFilesystem
+    info: SnapshotInfo
+    disk_bytes: int
+    alias: str | None = None
+    snapshot_id: SnapshotId | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Promise:
+    """A snapshot that children stand on already while it is being written."""
+
+    id: SnapshotId
+    subject: Subject
+    written: "asyncio.Task[None]"
+
+
+class Keeping:
+    """Reads sandboxes into snapshots, and gives snapshots to sandboxes."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        snapshots: SnapshotStore,
+        layers: ReadyLayers,
+        registry: Registry,
+        spawn: Callable[[Coroutine[object, object, None]], "asyncio.Task[None]"],
+    ) -> None:
+        self._directory = directory
+        self._snapshots = snapshots
+        self._registry = registry
+        self._tars = _Tars(directory, snapshots)
+        self._promises: dict[str, Promise] = {}
+        self._spawn = spawn
+        self.layers = layers
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for leftover in directory.iterdir():
+            if leftover.is_file():
+                leftover.unlink()
+
+    async def keep_last(self, sandbox: Sandbox, subject: Subject) -> SnapshotRecord:
+        """Keep the files of a sandbox that nobody needs any more; it may be ended by this."""
+        runtime = self._registry.get(sandbox.runtime)
+        owner = None if runtime is None else layering(runtime)
+        if owner is None or runtime is None or not isinstance(sandbox, GuardedSandbox):
+            return await self.keep(sandbox, subject)
+        await self.settle(sandbox.base)
+        async with (
+            self._snapshots.held(sandbox.base) as below,
+            self.layers.holding(runtime, sandbox.base) as stack,
+        ):
+            if below is None and sandbox.base is not None:
+                return await self._keep_tar(sandbox, subject)
+            try:
+                layer = await sandbox.end_as_layer()
+            except UnsupportedError:
+                return await self._keep_tar(sandbox, subject)
+            written = Written(layer.top, layer.first_uid, sandbox.base)
+            try:
+                record = await self._commit(written, subject, below)
+            except BaseException:
+                await owner.drop_layer(layer)
+                raise
+            await self.layers.keep(runtime, record.id, layer, stack)
+            return record
+
+    def promised(self, reference: str) -> Promise | None:
+        """Return what is being written under that id or alias."""
+        return self._promises.get(reference)
+
+    async def settle(self, reference: str | None) -> None:
+        """Wait until what is promised under that id or alias is written, or could not be."""
+        promise = self._promises.get(reference or "")
+        if promise is not None:
+            await asyncio.wait({promise.written})
+
+    async def promise(self, sandbox: Sandbox, subject: Subject) -> Promise | None:
+        """End a sandbox whose files children want at once: they stand on its layer while the
+        snapshot is written behind them. None, and it lives on, where that cannot be.
+
+        A gateway that dies meanwhile loses the snapshot, and children that had not begun.
+        """
+        runtime = self._registry.get(sandbox.runtime)
+        if runtime is None or not isinstance(sandbox, GuardedSandbox):
+            return None
+        async with AsyncExitStack() as held:
+            base = sandbox.base
+            stack = await held.enter_async_context(self.layers.holding(runtime, base))
+            is_known = base is None or self.promised(base) or await self._is_stored(base)
+            if not is_known or not self.layers.has_room_over(runtime, stack):
+                return None
+            with suppress(UnsupportedError):
+                layer = await sandbox.end_as_layer()
+                made = subject.snapshot_id or new_snapshot_id()
+                subject = replace(subject, snapshot_id=made)
+                await held.enter_async_context(self.layers.holding(runtime, made))
+                await self.layers.keep(runtime, made, layer, stack)
+                written = Written(layer.top, layer.first_uid, base)
+                task = self._spawn(self._write(written, subject, made, held.pop_all()))
+                promise = Promise(made, subject, task)
+                self._promises.update(dict.fromkeys((made, subject.alias or made), promise))
+                return promise
+        return None
+
+    async def _write(
+        self, written: Written, subject: Subject, made: SnapshotId, held: AsyncExitStack
+    ) -> None:
+        async with held:
+            try:
+                await self.settle(written.base)
+                async with self._snapshots.held(written.base) as below:
+                    if below is None and written.base is not None:
+                        raise SnapshotNotFoundError(f"{written.base} is gone")
+                    await self._commit(written, subject, below)
+            except (FaasError, OSError):
+                self.layers.forget(made)
+                _log.exception("files could not be kept", extra={"snapshot_id": made})
+            finally:
+                for name in (made, subject.alias or made):
+                    self._promises.pop(name, None)
+
+    async def _is_stored(self, reference: str) -> bool:
+        with suppress(SnapshotNotFoundError):
+            await self._snapshots.get(reference)
+            return True
+        return False
+
+    async def keep(self, sandbox: Sandbox, subject: Subject) -> SnapshotRecord:
+        """Keep the files of a sandbox as they are found now; it lives on."""
+        if not isinstance(sandbox, GuardedSandbox):
+            return await self._keep_tar(sandbox, subject)
+        await self.settle(sandbox.base)
+        async with self._snapshots.held(sandbox.base) as below:
+            if below is None and sandbox.base is not None:
+                return await self._keep_tar(sandbox, subject)
+            try:
+                async with sandbox.look() as written:
+                    return await self._commit(written, subject, below)
+            except UnsupportedError:
+                return await self._keep_tar(sandbox, subject)
+
+    @asynccontextmanager
+    async def stack_for(self, wanted: Wanted) -> AsyncGenerator[LayerStack | None]:
+        """Lend what a child is to be made on; None when it must be filled by `fill`."""
+        async with AsyncExitStack() as holding:
+            kept = await holding.enter_async_context(self._snapshots.held(wanted.snapshot_id))
+            if kept is not None:
+                check_image(wanted.snapshot_id, kept.image_digest, wanted.root.digest)
+            stack = None
+            with suppress(UnsupportedError):
+                stack = await holding.enter_async_context(self.layers.lent(wanted))
+            yield stack
+
+    async def fill(self, snapshot_id: str, sandbox: Sandbox, root: RootFilesystem) -> None:
+        """Bring a fresh sandbox to what a snapshot keeps; nothing when it was made on it.
+
+        Raises:
+            ConflictError: the sandbox has another image.
+        """
+        if isinstance(sandbox, GuardedSandbox) and sandbox.base == snapshot_id:
+            return
+        await self.settle(snapshot_id)
+        record = await self._snapshots.get(snapshot_id)
+        check_image(snapshot_id, record.image_digest, sandbox.image_digest)
+        places = self._places(sandbox.runtime, root)
+        async with self._snapshots.held(record.id), self._tars.lent(record.id) as tar:
+            if places is None:
+                await restore(sandbox, tar)
+            else:
+                await restore_places(sandbox, places, tar)
+
+    async def _commit(
+        self, written: Written, subject: Subject, below: Manifest | None
+    ) -> SnapshotRecord:
+        return await self._snapshots.commit(
+            subject.info,
+            {"files": folder_of(written, subject.root, disk_bytes=subject.disk_bytes)},
+            over=below,
+            settle=settled_by(subject.root),
+            judge=partial(self._able, subject.root),
+            snapshot_id=subject.snapshot_id,
+            alias=subject.alias,
+        )
+
+    def _places(self, runtime: str, root: RootFilesystem) -> tuple[str, ...] | None:
+        """Where a sandbox of that runtime can be written; None: everywhere."""
+        found = self._registry.get(runtime)
+        return found.writable(root) if isinstance(found, Confining) else None
+
+    def _able(self, root: RootFilesystem, tree: Mapping[str, Entry]) -> tuple[str, ...]:
+        """Name the runtimes of this gateway that can restore these files."""
+        able: list[str] = []
+        for name in self._registry.names:
+            runtime = self._registry.get(name)
+            places = self._places(name, root)
+            has_image = runtime is not None and (
+                root.path is not None or Capability.HOST_IMAGE in runtime.capabilities
+            )
+            inside = None if places is None else tuple(f"{p.strip('/')}/" for p in places)
+            if has_image and (inside is None or _fits(tree, inside)):
+                able.append(name)
+        return tuple(able)
+
+    async def _keep_tar(self, sandbox: Sandbox, subject: Subject) -> SnapshotRecord:
+        with NamedTemporaryFile(dir=self._directory, prefix="taken-", suffix=".tar") as staged:
+            places = self._places(sandbox.runtime, subject.root)
+            if places is None:
+                await capture(sandbox, subject.root, Path(staged.name))
+            else:
+                await capture_places(sandbox, places, Path(staged.name))
+            with Path(staged.name).open("rb") as tar:  # noqa: ASYNC230  local, and only opened
+                return await self._snapshots.commit(
+                    subject.info,
+                    {"files": tar},
+                    judge=partial(self._able, subject.root),
+                    snapshot_id=subject.snapshot_id,
+                    alias=subject.alias,
+                )
+
+
+def _fits(tree: Mapping[str, Entry], inside: tuple[str, ...]) -> bool:
+    return all(
+        path.startswith(inside)
+        or may_lie_outside(path, inside, is_folder=entry.kind is EntryKind.DIRECTORY)
+        for path, entry in tree.items()
+    )
+
+
+def check_image(snapshot_id: str, of_snapshot: str, of_sandbox: str) -> None:
+    """Refuse a sandbox of another image."""
+    if of_snapshot != of_sandbox:
+        raise ConflictError(
+            f"{snapshot_id} was taken over the image {of_snapshot[:19]}, not {of_sandbox[:19]}"
+        )
+
+
+@dataclass(slots=True, eq=False)
+class _Tar:
+    path: Path
+    users: int = 0
+    made: asyncio.Lock = field(default_factory=asyncio.Lock)
+    is_whole: bool = False
+
+
+class _Tars:
+    """Snapshots written out as tars, the last few kept."""
+
+    def __init__(self, directory: Path, snapshots: SnapshotStore) -> None:
+        self._directory = directory
+        self._snapshots = snapshots
+        self._tars: OrderedDict[SnapshotId, _Tar] = OrderedDict()
+
+    @asynccontextmanager
+    async def lent(self, snapshot_id: SnapshotId) -> AsyncGenerator[Path]:
+        """Give the path of the tar; it stays while it is used."""
+        tar = self._tars.setdefault(snapshot_id, _Tar(self._directory / f"{snapshot_id}.tar"))
+        self._tars.move_to_end(snapshot_id)
+        tar.users += 1
+        try:
+            async with tar.made:
+                if not tar.is_whole:
+                    with tar.path.open("wb") as sink:
+                        await self._snapshots.write_tar(snapshot_id, "files", sink)
+                    tar.is_whole = True
+            yield tar.path
+        finally:
+            tar.users -= 1
+            self._trim()
+
+    def _trim(self) -> None:
+        spare = [snapshot_id for snapshot_id, tar in self._tars.items() if not tar.users]
+        for snapshot_id in spare[: max(0, len(self._tars) - TARS_MAX)]:
+            path = self._tars.pop(snapshot_id).path
+            if path.exists():
+                path.unlink()
