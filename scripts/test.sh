@@ -9,7 +9,7 @@ export PATH=$PWD/.venv/bin:$PATH
 
 options=(-q -p tests.plugins.require --strict-markers)
 if [[ ${CI:-} == true ]]; then
-    options+=(--require "${FAAS_TEST_REQUIRE:-root,tools}")
+    options+=(--require "${FAAS_TEST_REQUIRE:-root,tools,docker,criu}")
 fi
 
 failed=0

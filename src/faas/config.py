@@ -150,6 +150,12 @@ class Settings:
         "Where scripts/criu.sh put CRIU, for memory checkpoints; empty is `criu` in the data "
         "directory.",
     )
+    memory_key: str = _setting(
+        "",
+        "Seals memory snapshots; gateways that share a bucket need the same. Empty is one of the "
+        "data directory's own.",
+        is_secret=True,
+    )
     egress_dns: tuple[str, ...] = _setting(
         ("1.1.1.1", "9.9.9.9"),
         "Name servers (IPv4) of sandboxes with egress; a private one is reached for names only.",
