@@ -106,6 +106,7 @@ def gateway_app(platform: Platform) -> Starlette:
         image_aliases=settings.image_aliases,
         limits_default=default_limits(settings),
         limits_max=limit_ceilings(settings),
+        prewarm_max=settings.pool_max,
         pull_policy=settings.pull_policy,
         build_bytes_max=settings.build_bytes_max,
         build_seconds_max=settings.build_seconds_max,

@@ -100,12 +100,19 @@ def _constrain(components: dict[str, Any], settings: GatewaySettings) -> None:
     request["anyOf"] = _RUNS_OR_GOES_ON
     fork = components["ForkRequest"]
     fork["not"] = {"anyOf": [*([fork["not"]] if "not" in fork else []), *_WRONG_SLICES]}
+    components["PrewarmRequest"]["properties"]["count"]["maximum"] = settings.prewarm_max
+    most = ceilings(settings.limits_max)
     for request in ("ExecuteRequest", "ForkRequest", "InstanceRequest"):
-        properties = components[request]["properties"]
-        for name, ceiling in ceilings(settings.limits_max).items():
-            for schema in properties.get(name, {"anyOf": []})["anyOf"]:
-                if schema["type"] != "null":
-                    schema["maximum"] = ceiling
+        _bound(components[request]["properties"], most)
+    _bound(components["PrewarmRequest"]["properties"], {"disk_mb": most["disk_mb"]})
+
+
+def _bound(properties: dict[str, Any], most: dict[str, float]) -> None:
+    """Say what each field may be at most, where it is given."""
+    for name, ceiling in most.items():
+        for schema in properties.get(name, {"anyOf": []})["anyOf"]:
+            if schema["type"] != "null":
+                schema["maximum"] = ceiling
 
 
 _GIVEN: dict[str, Any] = {"not": {"type": "null"}}

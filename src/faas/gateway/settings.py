@@ -31,6 +31,8 @@ class GatewaySettings:
     """Only to be told at `GET /api/v1/images`; resolving is the image store's."""
     limits_default: Limits = field(default_factory=Limits)
     limits_max: Limits = LIMITS_MAX
+    prewarm_max: int = 64
+    """Ready sandboxes that can be asked for: as many as the pools hold at most."""
     pull_policy: str = "missing"
     """Of a request that does not say."""
     build_bytes_max: int = 1 << 30
