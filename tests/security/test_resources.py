@@ -40,7 +40,7 @@ async def test_a_sandbox_full_of_processes_can_be_destroyed(embedded, small):
     await small.start("b", Command(("/bin/bash", "-c", bomb)), embedded.output())
     await asyncio.sleep(0.2)
     await small.destroy("tested")
-    assert embedded.runtime._cgroups.names() == set()
+    assert not [name for name in embedded.runtime._cgroups.names() if name.startswith("sbx-")]
 
 
 async def test_a_sandbox_without_room_says_so_and_lives(embedded, small):

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from faas.chain.approval import ApprovalPolicy, Approver
 from faas.chain.carriage import Carriage, SharedStore
+from faas.chain.codec import JobKind
 from faas.chain.contract import Contracts, Manager
 from faas.chain.daemon import Beside, DaemonSettings, Operator
 from faas.chain.feed import Feed
@@ -121,7 +122,13 @@ async def join_operator(
         desk = QuoteDesk(
             contracts,
             wallet,
-            QuoteSettings(capacity, options.price_wei, options.prices_wei, options.quote_seconds),
+            QuoteSettings(
+                capacity,
+                options.price_wei,
+                options.prices_wei,
+                options.quote_seconds,
+                refused=frozenset() if jobs.serves_ports else frozenset({int(JobKind.EXPOSE_PORT)}),
+            ),
             chain_id=jobs.chain_id,
             load=journal.open_jobs,
             clock=clock,

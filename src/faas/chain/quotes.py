@@ -70,6 +70,8 @@ class QuoteSettings:
     seconds: int = 60
     """How long a quote holds, and a slot is kept."""
     of_one_requester_max: int = 4
+    refused: frozenset[int] = frozenset()
+    """Jobs that this operator would answer with `unsupported`."""
 
     def price_of(self, job: int) -> int:
         """The price of a job."""
@@ -174,7 +176,7 @@ class QuoteDesk:
     def _check(self, wish: Wish) -> None:
         if not self.is_open:
             raise WrongStateError("this operator takes no more jobs")
-        if wish.job not in {int(kind) for kind in HANDLERS}:
+        if wish.job not in {int(kind) for kind in HANDLERS} - self._settings.refused:
             name = JobKind(wish.job).name.lower() if wish.job in list(JobKind) else str(wish.job)
             raise UnsupportedError(f"this operator does not do {name}")
         if abs(self._now() - wish.timestamp) > _WISH_SECONDS_MAX:
