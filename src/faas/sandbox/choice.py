@@ -12,7 +12,7 @@ the same, and of the same the first in the order of `registry.PREFERENCE` is tak
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from faas.events import Event, SandboxCreated
+from faas.events import SandboxCreated
 from faas.model import ExecutionSpec, NetworkMode
 from faas.sandbox.capabilities import Capability
 from faas.sandbox.isolation import ISOLATION_LADDER, isolation_rank, reaches
@@ -44,12 +44,11 @@ class Speeds:
     def __init__(self) -> None:
         self._means: dict[str, float] = {}
 
-    def on_event(self, event: Event) -> None:
+    def on_created(self, event: SandboxCreated) -> None:
         """Learn from every sandbox that was made."""
-        if isinstance(event, SandboxCreated):
-            took = event.duration_us / 1000
-            before = self._means.get(event.runtime, took)
-            self._means[event.runtime] = before + _MEAN_WEIGHT * (took - before)
+        took = event.duration_us / 1000
+        before = self._means.get(event.runtime, took)
+        self._means[event.runtime] = before + _MEAN_WEIGHT * (took - before)
 
     def expected_ms(self, runtime: str, report: ProbeReport) -> float:
         """Return the recent mean, or before the first sandbox what its probe took."""

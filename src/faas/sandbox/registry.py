@@ -23,7 +23,7 @@ from faas.errors import (
     RuntimeUnavailableError,
     UnsupportedError,
 )
-from faas.events import Event, EventBus, RuntimeProbed, SandboxCreateFailed
+from faas.events import EventBus, RuntimeProbed, SandboxCreated, SandboxCreateFailed
 from faas.ids import SandboxId
 from faas.model import ExecutionSpec, NetworkMode, RuntimeChoice
 from faas.sandbox.capabilities import Capability, Weighed
@@ -100,7 +100,10 @@ class Registry:
         """Who can do what, until the next probe: asked for every execution."""
         self._speeds = Speeds()
         self._suspects: set[str] = set()
-        events.listen(self._on_event)
+        # Asking whether one is `Weighed` looks at its every attribute, and pools ask often.
+        self._weighed = {name: one for name, one in runtimes.items() if isinstance(one, Weighed)}
+        events.listen_to(SandboxCreated, self._speeds.on_created)
+        events.listen_to(SandboxCreateFailed, self._on_failed)
         self._clock = clock
         self._events = events
 
@@ -132,9 +135,8 @@ class Registry:
                     group.create_task(self._start_one(name, runtime))
         self._suspects.clear()
 
-    def _on_event(self, event: Event) -> None:
-        self._speeds.on_event(event)
-        if isinstance(event, SandboxCreateFailed) and event.code == RuntimeUnavailableError.code:
+    def _on_failed(self, event: SandboxCreateFailed) -> None:
+        if event.code == RuntimeUnavailableError.code:
             self._suspects.add(event.runtime)
 
     def reports(self) -> dict[str, ProbeReport]:
@@ -255,8 +257,8 @@ class Registry:
 
     def idle_bytes(self, runtime: str, isolation_min: str | None) -> int:
         """Return about how much memory a ready sandbox of a runtime holds."""
-        found = self._runtimes.get(runtime)
-        return found.idle_bytes(isolation_min) if isinstance(found, Weighed) else IDLE_BYTES
+        found = self._weighed.get(runtime)
+        return IDLE_BYTES if found is None else found.idle_bytes(isolation_min)
 
     def ways(self) -> dict[str, list[str]]:
         """Name the ways of isolating each runtime here has, its ordinary one first."""
