@@ -1,6 +1,7 @@
 """The field side by side: one command in a fresh sandbox, output read, all removed."""
 
 import importlib.util
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -20,7 +21,10 @@ LLM_PYTHON = "llm-sandbox, bubblewrap backend, in process: python print(1)"
 
 
 def _check(*command: str) -> Callable[[], object]:
-    return lambda: subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    bare = {
+        name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ
+    }
+    return lambda: subprocess.run(command, stdout=subprocess.PIPE, check=True, env=bare)
 
 
 def _docker_works() -> bool:
