@@ -75,7 +75,7 @@ def usual(*more: bytes, userns: bytes | None = None, net: int = NEW_NET) -> byte
         op(HOSTNAME, blob("sandbox")) + (users() if userns is None else userns) + op(NETNS, u8(net))
     )
     rest = tmpfs_root() + host_usr() + op(PROC, blob("/proc")) + op(DEV, blob("/dev"))
-    return head + rest + directory("/tmp", 0o1777) + directory("/work") + b"".join(more)
+    return head + rest + directory("/tmp", 0o1777) + directory("/area") + b"".join(more)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def child_plan(*numbers, first=OTHER_ID):
 @pytest.fixture
 def parent(launcher):
     inside = Inside(launcher, launcher.launch(usual(), "parent.sock"))
-    inside.sh("echo one > /work/a; mkdir /work/d; echo deep > /work/d/b; chmod 700 /work/d")
+    inside.sh("echo one > /area/a; mkdir /area/d; echo deep > /area/d/b; chmod 700 /area/d")
     return inside
 
 
@@ -55,33 +55,33 @@ def child(launcher, parent):
 
 
 def test_a_child_finds_what_its_parent_wrote(child):
-    assert child.sh("cat /work/a /work/d/b").split() == ["one", "deep"]
-    assert child.sh("stat -c %u:%g:%a /work/a /work/d").split() == ["0:0:644", "0:0:700"]
+    assert child.sh("cat /area/a /area/d/b").split() == ["one", "deep"]
+    assert child.sh("stat -c %u:%g:%a /area/a /area/d").split() == ["0:0:644", "0:0:700"]
 
 
 def test_what_a_child_writes_is_its_own(launcher, child):
-    child.sh("echo two > /work/a; rm -r /work/d; mkdir /work/d; echo new > /work/c")
+    child.sh("echo two > /area/a; rm -r /area/d; mkdir /area/d; echo new > /area/c")
     other = Inside(launcher, launcher.launch(child_plan(1, first=0x7300_0000), "other.sock"))
-    assert other.sh("cat /work/a; ls /work /work/d").split() == [
+    assert other.sh("cat /area/a; ls /area /area/d").split() == [
         "one",
-        "/work:",
+        "/area:",
         "a",
         "d",
-        "/work/d:",
+        "/area/d:",
         "b",
     ]
 
 
 def test_a_grandchild_stands_on_both(launcher, child):
-    child.sh("rm /work/a; rm -r /work/d; mkdir /work/d; echo new > /work/c")
+    child.sh("rm /area/a; rm -r /area/d; mkdir /area/d; echo new > /area/c")
     assert ask(launcher, TAKE, 2, pidfd=child.sandbox.pidfd)[0] == 0
     end(child.sandbox)
     below = Inside(launcher, launcher.launch(child_plan(2, 1, first=0x7300_0000), "below.sock"))
-    assert below.sh("ls /work /work/d; cat /work/c").split() == [
-        "/work:",
+    assert below.sh("ls /area /area/d; cat /area/c").split() == [
+        "/area:",
         "c",
         "d",
-        "/work/d:",
+        "/area/d:",
         "new",
     ]
 
@@ -90,16 +90,16 @@ def test_a_layer_that_was_made_is_filled_by_the_host(launcher):
     error, top = ask(launcher, MAKE, 5, size=1 << 20, inodes=100)
     assert error == 0
     assert top is not None
-    Path(f"/proc/self/fd/{top}/work").mkdir(mode=0o755)
-    Path(f"/proc/self/fd/{top}/work/given").write_text("hello\n")
+    Path(f"/proc/self/fd/{top}/area").mkdir(mode=0o755)
+    Path(f"/proc/self/fd/{top}/area/given").write_text("hello\n")
     child = Inside(launcher, launcher.launch(child_plan(5), "child.sock"))
-    assert child.sh("cat /work/given; stat -c %u /work/given").split() == ["hello", "0"]
+    assert child.sh("cat /area/given; stat -c %u /area/given").split() == ["hello", "0"]
 
 
 def test_a_dropped_layer_stays_with_who_stands_on_it(launcher, child):
     assert ask(launcher, DROP, 1)[0] == 0
     assert ask(launcher, DROP, 1)[0] == 0
-    assert child.sh("cat /work/a").strip() == "one"
+    assert child.sh("cat /area/a").strip() == "one"
     refused = launcher.try_launch(child_plan(1), "late.sock")
     assert isinstance(refused, Failure)
     assert refused.errno == errno.ENOENT
@@ -108,9 +108,9 @@ def test_a_dropped_layer_stays_with_who_stands_on_it(launcher, child):
 def test_the_host_may_look_at_what_is_written_and_not_write(launcher, parent):
     error, top = ask(launcher, LOOK, 0, pidfd=parent.sandbox.pidfd)
     assert error == 0
-    assert Path(f"/proc/self/fd/{top}/work/a").read_text() == "one\n"
+    assert Path(f"/proc/self/fd/{top}/area/a").read_text() == "one\n"
     with pytest.raises(OSError, match="Read-only"):
-        Path(f"/proc/self/fd/{top}/work/x").write_text("no")
+        Path(f"/proc/self/fd/{top}/area/x").write_text("no")
 
 
 def test_a_directory_as_it_is_keeps_its_mode(launcher, parent):
