@@ -122,7 +122,7 @@ def test_the_agent_holds_no_descriptor_of_the_host(inside):
     kinds = {link.split(":")[0].removeprefix("/dev") for link in links.values()}
     assert kinds == {"/null", "anon_inode", "socket"}
     # What its sandbox writes, for the launcher to keep: read-only, and mounted nowhere.
-    assert {path.name for path in written.iterdir()} >= {"work", "tmp"}
+    assert {path.name for path in written.iterdir()} >= {"area", "tmp"}
     with pytest.raises(OSError, match="Read-only"):
         (written / "x").touch()
 
