@@ -165,7 +165,9 @@ class Checkpointer:
             if pidfd is None:
                 raise SandboxBrokenError("the sandbox is gone")
             taken.append(pidfd)
-            taken.append(_lock(run_dir))
+            # In a thread: a dump that a former gateway began may hold it for a minute. The thread
+            # itself adds it, so that a cancelled caller gives it back too.
+            await self.off_loop(_add_lock, taken, run_dir)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             taken.append(os.open(run.images / log_name, flags, 0o600))
             return await self.launcher.run_criu(
@@ -276,6 +278,10 @@ def _write_marker(run_dir: RunDir, spared: set[int]) -> None:
     staged = run_dir.path / "stopped.tmp"
     staged.write_bytes(msgspec.json.encode(sorted(spared)))
     staged.rename(run_dir.path / "stopped")
+
+
+def _add_lock(taken: list[int], run_dir: RunDir) -> None:
+    taken.append(_lock(run_dir))
 
 
 def _lock(run_dir: RunDir) -> int:
