@@ -17,6 +17,8 @@ from faas.chain.reverts import error_of_revert, read_revert
 from faas.errors import ChainUnavailableError, FaasError
 
 _TIMEOUT_SECONDS: Final = 20.0
+RANGE_MAX: Final = 2000
+"""Blocks of one search for events: what public nodes allow."""
 _BATCH_MAX: Final = 50
 """Calls in one request; public nodes take a hundred and some fewer."""
 _REFUSED: Final = range(400, 429)
@@ -175,8 +177,11 @@ class Node:
             async with self._session.post(self.url, data=msgspec.json.encode(message)) as answer:
                 if isinstance(message, list) and answer.status in _REFUSED:
                     return None
+                body = await answer.read()
+                if answer.status in _REFUSED and (refusal := _said_in(body)):
+                    return refusal
                 answer.raise_for_status()
-                return msgspec.json.decode(await answer.read())
+                return msgspec.json.decode(body)
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as failure:
             raise self._silence(str(failure) or "it takes too long") from failure
 
@@ -212,6 +217,17 @@ class Node:
             "toBlock": hex(last),
         }
         return [_log_entry(found) for found in await self.request("eth_getLogs", asked)]
+
+    async def newest_logs(
+        self, address: str, topics: Topics, *, first: int, last: int
+    ) -> list[LogEntry]:
+        """List the events of the last blocks that have any, looking back from the newest."""
+        while last >= first:
+            start = max(first, last - RANGE_MAX + 1)
+            if found := await self.logs(address, topics, first=start, last=last):
+                return found
+            last = start - 1
+        return []
 
     async def call(
         self, to: str, data: bytes, *, sender: str | None = None, at: bytes | None = None
@@ -268,6 +284,16 @@ class Node:
 
 def _message(number: int, method: str, params: Sequence[object]) -> dict[str, object]:
     return {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+
+
+def _said_in(body: bytes) -> dict[str, Any] | None:
+    """Some nodes refuse, for example too wide a search, by the status and by JSON-RPC as well."""
+    try:
+        told = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return None
+    is_error = isinstance(told, dict) and isinstance(told.get("error"), dict)  # pyright: ignore[reportUnknownMemberType]
+    return cast("dict[str, Any]", told) if is_error else None
 
 
 def _refusal(error: dict[str, Any]) -> Exception:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from faas.cli import render
+from faas.cli.extras import require_tangle
 from faas.errors import InvalidConfigError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def dev(
     anvil: str | None,
 ) -> None:
     """Start a node with everything deployed, a service and funded accounts."""
+    require_tangle()
     from faas.chain.dev import find_anvil, run_anvil
 
     node = run_anvil(find_anvil(anvil), port=port, block_seconds=block_seconds)
@@ -97,6 +99,7 @@ def check(
     chain_id: int | None,
 ) -> None:
     """Look at node, contracts, clock, registration and balance; exit 2 when one is wrong."""
+    require_tangle()
     from faas.chain.surroundings import Expected, refuse_bad
 
     if chain is not None:
