@@ -85,14 +85,15 @@ async def test_result_that_the_pool_lost_is_sent_again_and_its_nonce_blocks_noth
     await operator.start()
     await user.over(await user.echo("warm"))
     await user.node.request("evm_setAutomine", False)
-    keys = []
-    for number in range(2):
-        digest = await user.node.request(
-            "eth_sendTransaction", _submission(user, encode_call(_printing(str(number))))
+    digests = [
+        await user.node.request(
+            "eth_sendTransaction", _submission(user, encode_call(_printing(number)))
         )
-        await user.node.request("evm_mine")
-        keys.append(await _key(user, digest))
-        found = await _until_pending(user, me, number + 1)
+        for number in range(2)
+    ]
+    await user.node.request("evm_mine")
+    keys = [await _key(user, digest) for digest in digests]
+    found = await _until_pending(user, me, 2)
     await user.node.request("anvil_dropTransaction", found[min(found)])
     await _mine_until_over(user, keys)
     await user.node.request("evm_setAutomine", True)
@@ -157,6 +158,7 @@ async def test_node_that_restarts_without_its_pool_gets_the_result_again(forge_b
         async with _anvil(port, tmp_path):
             user = User(chain)
             assert (await user.contracts.job(key)).status is JobStatus.PENDING
+            await _mine_until_over(user, [key])
             await _done(user, key, b"slow\n")
             await _done(user, await user.echo("after"), b"after\n")
             await user.node.aclose()
@@ -167,7 +169,7 @@ async def test_node_that_restarts_without_its_pool_gets_the_result_again(forge_b
 async def test_node_that_searches_few_blocks_at_once_is_asked_for_fewer(chain, user, tmp_path):
     proxy = NodeProxy(chain.http_url)
     proxy.range_max = 7
-    await user.node.request("anvil_mine", hex(100))
+    await user.node.request("anvil_mine", hex(40))
     key = await user.echo("far behind")
     async with proxy.run() as address:
         operator = OperatorProcess(
@@ -181,7 +183,7 @@ async def test_node_that_searches_few_blocks_at_once_is_asked_for_fewer(chain, u
 
 
 async def test_job_that_was_passed_on_long_after_its_submission_is_found(forge_build, tmp_path):
-    """Its inputs lie thousands of blocks before its assignment, further than one search reaches."""
+    """Its inputs lie further before its assignment than one search of this node reaches."""
     async with run_anvil(find_anvil(), port=0) as url:
         chain = await deploy(url, operators=2)
         user = User(chain)
@@ -189,13 +191,13 @@ async def test_job_that_was_passed_on_long_after_its_submission_is_found(forge_b
         first = (await user.contracts.job(key)).operator
         index = next(n for n, each in enumerate(chain.operators) if each.address != first)
         proxy = NodeProxy(url)
-        proxy.range_max = 2000
+        proxy.range_max = 7
         async with proxy.run() as address:
             far = replace(chain, http_url=f"http://{address}", ws_url=f"ws://{address}")
             operator = OperatorProcess(far, tmp_path, index)
             try:
                 await operator.start()
-                await user.node.request("anvil_mine", hex(5000))
+                await user.node.request("anvil_mine", hex(40))
                 fields = {"from": first, "to": chain.manager}
                 data = Manager.REASSIGN.encode(key.service, key.call)
                 await user.node.request("eth_sendTransaction", fields | {"data": "0x" + data.hex()})
@@ -239,8 +241,9 @@ async def test_output_too_large_for_the_chain_is_a_failure_and_not_a_stuck_job(o
     assert decode_failure(result.output)[0] == "too_large"
 
 
-def _printing(text):
-    return ExecuteFunction("", ("sh", "-c", f"sleep 1; echo {text}"), (), b"")
+def _printing(number):
+    """The later one takes so much longer that its result goes alone."""
+    return ExecuteFunction("", ("sh", "-c", f"sleep {0.5 + 4 * number}; echo {number}"), (), b"")
 
 
 def _submission(user, inputs):

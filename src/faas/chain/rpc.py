@@ -5,7 +5,7 @@ asked for at the same time travel as one request: an operator asks for a hundred
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -222,12 +222,34 @@ class Node:
         self, address: str, topics: Topics, *, first: int, last: int
     ) -> list[LogEntry]:
         """List the events of the last blocks that have any, looking back from the newest."""
-        while last >= first:
-            start = max(first, last - RANGE_MAX + 1)
-            if found := await self.logs(address, topics, first=start, last=last):
+        async for found in self._pieces(address, topics, first, last):
+            if found:
                 return found
-            last = start - 1
         return []
+
+    async def all_logs(
+        self, address: str, topics: Topics, *, first: int, last: int
+    ) -> list[LogEntry]:
+        """List events of a contract, in order, in as many searches as the node wants."""
+        pieces = [found async for found in self._pieces(address, topics, first, last)]
+        return [entry for found in reversed(pieces) for entry in found]
+
+    async def _pieces(
+        self, address: str, topics: Topics, first: int, last: int
+    ) -> AsyncIterator[list[LogEntry]]:
+        """Look back, a range at a time; nodes differ in how wide a range they search."""
+        span = RANGE_MAX
+        while last >= first:
+            start = max(first, last - span + 1)
+            try:
+                found = await self.logs(address, topics, first=start, last=last)
+            except NodeRefusedError:
+                if start == last:
+                    raise
+                span = (last - start + 1) // 2
+                continue
+            yield found
+            last = start - 1
 
     async def call(
         self, to: str, data: bytes, *, sender: str | None = None, at: bytes | None = None
