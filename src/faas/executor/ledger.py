@@ -45,7 +45,7 @@ _AUTO_CHECKPOINT_PAGES = 16_384
 """64 MiB: only reached when the background checkpoint cannot keep up."""
 
 _CACHE_KIB = 2048
-"""Of each connection: what 2,000 executions fill. More made the gateway grow for its first 7,500."""
+"""Of each connection: 2,000 executions fill it. With more, the gateway grew for its first 7,500."""
 
 
 def _statements() -> dict[str, str]:
