@@ -48,7 +48,8 @@ can_make_venv() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
 
 find_python() {
     local name found
-    for name in "${FAAS_SETUP_PYTHON:-}" python3.13 python3.12 python3.11 python3 /usr/bin/python3; do
+    # The distribution's own first: one that a version manager compiled was half again as slow.
+    for name in "${FAAS_SETUP_PYTHON:-}" /usr/bin/python3 python3.13 python3.12 python3.11 python3; do
         found=$(command -v "${name:-none}" 2>/dev/null) || continue
         if is_new_enough "$found" && can_make_venv "$found"; then
             # A shim on PATH costs 100 ms at every start: take what it points at.

@@ -7,17 +7,13 @@ what still runs to the next gateway. Each execution is driven by one task of `Dr
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import NamedTuple
+from dataclasses import replace
 
-from faas.caches import CacheStore
 from faas.clock import Clock, Deadline, SystemClock
 from faas.errors import (
     ExecutionNotFoundError,
-    FaasError,
     InvalidArgumentError,
     UnavailableError,
     UnsupportedError,
@@ -25,48 +21,27 @@ from faas.errors import (
 )
 from faas.events import EventBus
 from faas.executor.active import Active
-from faas.executor.admission import Admission
-from faas.executor.background import Background
-from faas.executor.dependency_caches import DependencyCaches
-from faas.executor.disposal import Disposal
-from faas.executor.driver import Driver
 from faas.executor.idempotency import IdempotencyKey
 from faas.executor.images import ImageAsk, ImageResolver
-from faas.executor.instance_records import InstanceLedger, InstanceRecord
 from faas.executor.instances import Instances
-from faas.executor.intake import Intake
-from faas.executor.keeping import Keeping
-from faas.executor.layers import ReadyLayers
-from faas.executor.ledger import Ledger
-from faas.executor.memory_shelf import MemoryShelf
-from faas.executor.origins import Executions, Origins, Wanted
+from faas.executor.origins import Origins, Wanted
 from faas.executor.output import ExecutionLogs
-from faas.executor.parking import Parking
+from faas.executor.parts import Fixtures, Parts
 from faas.executor.places import Places
-from faas.executor.pool_memory import shortage
-from faas.executor.pool_shelf import Template
-from faas.executor.prewarm import Prewarmed, Prewarming
+from faas.executor.prewarm import Prewarmed
 from faas.executor.records import Stored, raise_again
 from faas.executor.recovery import Recovery, RecoveryReport
-from faas.executor.result_cache import ResultCache
-from faas.executor.run import Workshop, make_sandbox, template_of
 from faas.executor.settings import ExecutorSettings
-from faas.executor.spool import output_files, read_whole, remove
+from faas.executor.spool import output_files, read_whole
+from faas.executor.stats import ExecutorStats, count
 from faas.executor.stdin import feed
-from faas.executor.warm_pool import MemoryBounds, PoolStats, WarmPool
+from faas.executor.upkeep import Upkeep
 from faas.ids import ExecutionId, SandboxId
-from faas.images import ImageProvider
 from faas.model import ExecutionRecord, ExecutionSpec, ExecutionState, Mode
-from faas.sandbox.guarded import GuardedSandbox
-from faas.sandbox.protocols import ProbeReport, RootFilesystem
+from faas.sandbox.protocols import ProbeReport
 from faas.sandbox.registry import Registry
 from faas.snapshots import SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal
-
-CHECKPOINT_BYTES = 4 << 20
-"""A log this long is moved into the file: rarely enough to be cheap, often enough to stay small."""
-
-MAINTENANCE_SECONDS = 1.0
 
 CHECKPOINT_SECONDS_MAX = 30.0
 """How long a checkpoint waits for its execution to begin."""
@@ -74,43 +49,9 @@ CHECKPOINT_SECONDS_MAX = 30.0
 DISPOSAL_SECONDS_MAX = 30.0
 """At the end; what is not destroyed by then is reclaimed by the next start."""
 
-REVIVE_SECONDS = 15.0
-"""Between tries of a runtime that does not work; its probe may take seconds."""
-
-TIDY_SECONDS = 3600.0
-"""Between looks for snapshots that were only a fork's beginning, and for bytes nothing needs."""
-
 PAGE_MAX = 1000
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutorStats:
-    """The executor at this moment, and what it did since it started."""
-
-    queued: int
-    running: int
-    disposing: int
-    pools: Mapping[str, PoolStats]
-    templates: Mapping[Template, PoolStats] = field(default_factory=dict[Template, PoolStats])
-    finished: int = 0
-    failed: int = 0
-    rejected: int = 0
-    from_pool: int = 0
-    on_demand: int = 0
-
-
-class _Parts(NamedTuple):
-    """What there is once the ledger is open."""
-
-    ledger: Ledger
-    instances: Instances
-    places: Places
-    intake: Intake
-    driver: Driver
-    results: ResultCache
-    origins: Origins | None
 
 
 class PlatformExecutor:
@@ -128,54 +69,15 @@ class PlatformExecutor:
     ) -> None:
         self._settings = settings
         self._registry = registry
-        self._images = images
-        self._snapshots = snapshots
-        self._events = events
         self._clock: Clock = clock or SystemClock()
-        self._work = Background()
-        self._teardown = Background()
-        self._admission = Admission(
-            running_max=settings.running_max, queued_max=settings.queued_max, clock=self._clock
-        )
-        self._disposal = Disposal(clock=self._clock, background=self._teardown)
-        self._parking = Parking(
-            count_max=0 if snapshots is None else settings.parked_max,
-            seconds=settings.parked_seconds,
-            destroy=self._disposal.take,
-            clock=self._clock,
-        )
-        self._pool = WarmPool(
-            size_max=settings.pool_max,
-            idle_seconds=settings.pool_idle_seconds,
-            make=self._make_pooled,
-            destroy=self._disposal.take,
-            clock=self._clock,
-            background=self._work,
-            memory=MemoryBounds(
-                bytes_max=settings.pool_memory_bytes,
-                weigh=lambda t: registry.idle_bytes(t.runtime, t.isolation_min),
-                is_short=shortage(settings.pool_reserve_share),
-            ),
-        )
-        self._prewarming = Prewarming(
-            settings.pools_path,
-            pool=self._pool,
+        self._fixtures = Fixtures(
+            settings,
             registry=registry,
             images=images,
+            events=events,
+            snapshots=snapshots,
             clock=self._clock,
         )
-        self._keeping = None if snapshots is None else self._open_keeping(snapshots)
-        self._shelf = None
-        if snapshots is not None:
-            self._shelf = MemoryShelf(
-                settings.memory_dir,
-                store=snapshots,
-                background=self._work,
-                clock=self._clock,
-                key=settings.memory_key,
-                is_synced=settings.ledger_synchronous == "full",
-            )
-        self._parts_or_none: _Parts | None = None
         self._is_closed = False
 
     async def execute(
@@ -391,40 +293,13 @@ class PlatformExecutor:
         """
         if self._parts.intake.is_closed:
             raise UnavailableError("the gateway is shutting down", retry_after_seconds=1.0)
-        return await self._prewarming.prewarm(
+        return await self._fixtures.prewarming.prewarm(
             spec, principal, count=count, keep_seconds=keep_seconds, deadline=deadline
         )
 
     def stats(self) -> ExecutorStats:
         """Count."""
-        busy: dict[str, int] = {}
-        in_use: dict[Template, int] = {}
-        for active in self._parts.intake.actives.values():
-            if active.sandbox is not None:
-                busy[active.sandbox.runtime] = busy.get(active.sandbox.runtime, 0) + 1
-            if active.sandbox is not None and active.choice is not None:
-                template = template_of(active.choice, active.root, active.entry.spec)
-                in_use[template] = in_use.get(template, 0) + 1
-        ready = self._pool.stats()
-        driver = self._parts.driver
-        return ExecutorStats(
-            queued=self._admission.queued,
-            running=self._admission.running,
-            disposing=self._disposal.backlog,
-            pools={
-                name: replace(ready.get(name, PoolStats()), busy=busy.get(name, 0))
-                for name in self._registry.names
-            },
-            templates={
-                template: replace(pool, busy=in_use.get(template, 0))
-                for template, pool in self._pool.templates().items()
-            },
-            finished=driver.finished,
-            failed=driver.failed,
-            rejected=self._parts.intake.rejected,
-            from_pool=driver.from_pool,
-            on_demand=driver.on_demand,
-        )
+        return count(self._fixtures, self._parts)
 
     async def runtimes(self) -> dict[str, ProbeReport]:
         """Return what the last probe of each runtime said."""
@@ -432,137 +307,29 @@ class PlatformExecutor:
 
     async def start(self) -> RecoveryReport:
         """Open the ledger, take up or clear away what a former gateway left, fill the pools."""
-        settings = self._settings
+        settings, fixtures = self._settings, self._fixtures
         settings.spool_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         live_dir = settings.live_dir.parent.resolve() / settings.live_dir.name
         live_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        parts = self._parts_or_none = self._assemble(
-            Ledger(settings.ledger_path, synchronous=settings.ledger_synchronous)
-        )
+        parts = fixtures.assemble()
         await self._registry.start()
-        if self._shelf is not None:
-            await self._shelf.recover()
+        if fixtures.shelf is not None:
+            await fixtures.shelf.recover()
         report, actives = await Recovery(
             settings,
             ledger=parts.ledger,
             registry=self._registry,
-            images=self._images,
-            admission=self._admission,
+            images=fixtures.images,
+            admission=fixtures.admission,
             instances=parts.instances,
-            events=self._events,
+            events=fixtures.events,
             clock=self._clock,
         ).run()
         for active in actives:
             parts.intake.remember(active)
             parts.driver.start(active)
-        self._keep_default()
-        self._prewarming.restore()
-        self._work.spawn(self._maintain())
-        self._work.spawn(self._revive())
-        if parts.origins is not None and settings.collects_garbage:
-            self._work.spawn(self._tidy(parts.origins))
+        Upkeep(fixtures, parts).start()
         return report
-
-    def _assemble(self, ledger: Ledger) -> "_Parts":
-        settings = self._settings
-        instances = Instances(
-            settings,
-            ledger=InstanceLedger(settings.ledger_path, synchronous=settings.ledger_synchronous),
-            registry=self._registry,
-            images=self._images,
-            snapshots=self._snapshots,
-            keeping=self._keeping,
-            disposal=self._disposal,
-            background=self._work,
-            events=self._events,
-            clock=self._clock,
-            commands=_InstanceCommands(lambda: self._parts),
-            shelf=self._shelf,
-        )
-        places = Places(lambda: self._parts.intake.actives, instances)
-        intake = Intake(
-            self._settings,
-            ledger=ledger,
-            registry=self._registry,
-            images=self._images,
-            admission=self._admission,
-            pool=self._pool,
-            instances=instances,
-            places=places,
-            events=self._events,
-            clock=self._clock,
-        )
-        results = ResultCache(settings.results_path, clock=self._clock, limits=settings.cache)
-        origins = self._open_origins(intake, ledger)
-        if origins is not None:
-            origins.also["inst"] = instances.snapshot
-            origins.also_memory["inst"] = partial(instances.snapshot, memory=True)
-        driver = Driver(
-            Workshop(
-                settings,
-                ledger,
-                self._pool,
-                self._disposal,
-                self._events,
-                self._clock,
-                instances,
-                places,
-                self._images if isinstance(self._images, ImageProvider) else None,
-                self._registry,
-                results,
-                origins,
-                self._open_caches(),
-            ),
-            parking=self._parking,
-            admission=self._admission,
-            background=self._work,
-            forget=intake.forget,
-        )
-        return _Parts(ledger, instances, places, intake, driver, results, origins)
-
-    def _open_keeping(self, snapshots: SnapshotStore) -> Keeping:
-        layers = ReadyLayers(
-            snapshots, bytes_max=self._settings.layers_bytes_max, spawn=self._teardown.spawn
-        )
-        return Keeping(
-            self._settings.staging_dir,
-            snapshots=snapshots,
-            layers=layers,
-            registry=self._registry,
-            spawn=self._teardown.spawn,
-        )
-
-    def _open_caches(self) -> DependencyCaches:
-        store = CacheStore(
-            self._settings.dependency_caches_dir, bounds=self._settings.dependency_caches
-        )
-        caches = DependencyCaches(store, scratch=self._settings.dependency_scratch_dir)
-        caches.start()
-        return caches
-
-    def _open_origins(self, intake: Intake, ledger: Ledger) -> Origins | None:
-        if self._snapshots is None or self._keeping is None:
-            return None
-        executions = Executions(
-            active=intake.actives.get,
-            in_sandbox=lambda sandbox_id: next(
-                (
-                    one.entry.id
-                    for one in intake.actives.values()
-                    if one.sandbox is not None and one.sandbox.id == sandbox_id
-                ),
-                None,
-            ),
-            is_stored=lambda found, who: ledger.get(found, who.tenant.id) is not None,
-            resolve_image=self._images.resolve,
-        )
-        return Origins(
-            self._keeping,
-            snapshots=self._snapshots,
-            parking=self._parking,
-            executions=executions,
-            shelf=self._shelf,
-        )
 
     async def _inherit(
         self, spec: ExecutionSpec, principal: Principal, idempotency: IdempotencyKey | None
@@ -581,8 +348,8 @@ class PlatformExecutor:
         """Refuse new work and wait that long for what is under way."""
         parts = self._parts
         parts.intake.is_closed = True
-        self._pool.close()
-        self._parking.close()
+        self._fixtures.pool.close()
+        self._fixtures.parking.close()
         actives = parts.intake.actives
         try:
             async with asyncio.timeout(grace_seconds):
@@ -596,16 +363,16 @@ class PlatformExecutor:
         if self._is_closed:
             return
         self._is_closed = True
-        self._prewarming.close()
-        self._pool.close()
-        self._parking.close()
-        parts = self._parts_or_none
+        self._fixtures.prewarming.close()
+        self._fixtures.pool.close()
+        self._fixtures.parking.close()
+        parts = self._fixtures.parts
         if parts is None:
             await self._registry.aclose()
             return
         parts.intake.is_closed = True
         parts.driver.abandon(parts.intake.actives.values())
-        await self._work.aclose()
+        await self._fixtures.work.aclose()
         await self._finish_teardown()
         left_running = _left_running(parts.intake.actives.values())
         await self._registry.aclose(leave_running=left_running | parts.instances.sandbox_ids())
@@ -617,14 +384,14 @@ class PlatformExecutor:
         """Stop as a crash would: nothing more is written, destroyed or told. For tests."""
         parts = self._parts
         parts.intake.is_closed = True
-        self._disposal.freeze()
-        self._prewarming.freeze()
-        self._pool.close()
+        self._fixtures.disposal.freeze()
+        self._fixtures.prewarming.freeze()
+        self._fixtures.pool.close()
         parts.ledger.freeze()
         parts.instances.freeze()
         parts.driver.abandon(parts.intake.actives.values())
-        await self._work.aclose()
-        await self._teardown.aclose()
+        await self._fixtures.work.aclose()
+        await self._fixtures.teardown.aclose()
         parts.instances.close()
         parts.results.close()
         await parts.ledger.aclose()
@@ -632,10 +399,10 @@ class PlatformExecutor:
     async def _finish_teardown(self) -> None:
         try:
             async with asyncio.timeout(DISPOSAL_SECONDS_MAX):
-                await self._teardown.join()
+                await self._fixtures.teardown.join()
         except TimeoutError:
             _log.warning("sandboxes are left to the next start")
-            await self._teardown.aclose()
+            await self._fixtures.teardown.aclose()
 
     def _admit(
         self,
@@ -660,10 +427,8 @@ class PlatformExecutor:
         return found
 
     @property
-    def _parts(self) -> "_Parts":
-        if self._parts_or_none is None:
-            raise UnavailableError("the executor was not started")
-        return self._parts_or_none
+    def _parts(self) -> Parts:
+        return self._fixtures.parts or self._fixtures.made()
 
     def _find_active(self, execution_id: ExecutionId, principal: Principal) -> Active | None:
         active = self._parts.intake.actives.get(execution_id)
@@ -686,93 +451,11 @@ class PlatformExecutor:
         stderr = await asyncio.to_thread(read_whole, output.stderr, stored.stderr_bytes)
         return replace(stored.record, result=replace(result, stdout=stdout, stderr=stderr))
 
-    async def _make_pooled(self, template: Template, root: RootFilesystem) -> GuardedSandbox:
-        runtime = self._registry.get(template.runtime)
-        if runtime is None:
-            raise UnavailableError(f"the runtime {template.runtime} is gone")
-        limits = self._settings.pool_limits
-        if limits.disk_bytes != template.disk_bytes:
-            limits = replace(limits, disk_bytes=template.disk_bytes)
-        return await make_sandbox(runtime, root, limits, template, self._parts.driver.shop)
-
-    def _keep_default(self) -> None:
-        settings = self._settings
-        if not settings.pool_size:
-            return
-        usual = ExecutionSpec(
-            argv=("true",), image=settings.default_image, limits=settings.pool_limits
-        )
-        try:
-            root = self._images.resolve(usual.image)
-            choice = self._registry.choose(usual, root)
-        except FaasError as failure:
-            _log.warning("the default image is not kept ready", extra={"problem": failure.message})
-            return
-        template = template_of(choice, root, usual)
-        self._pool.keep(template, root, floor=settings.pool_size, image=usual.image)
-
-    async def _maintain(self) -> None:
-        while True:
-            await self._clock.sleep(MAINTENANCE_SECONDS)
-            try:
-                await self._maintain_once()
-            except Exception:  # noqa: BLE001  the loop must outlive what one round met
-                _log.exception("upkeep failed and is tried again")
-
-    async def _maintain_once(self) -> None:
-        if not self._parts.intake.is_closed:
-            self._prewarming.tick()
-            self._pool.tick()
-            self._parts.instances.tick()
-        self._parking.tick()
-        if self._keeping is not None:
-            self._keeping.layers.tick()
-        self._parts.driver.end_overdue(list(self._parts.intake.actives.values()))
-        for trimmed in self._parts.ledger.trim(self._settings.retention, now=self._clock.now()):
-            if trimmed.is_spooled:
-                remove(output_files(self._settings.spool_dir, trimmed.id))
-        if self._parts.ledger.wal_bytes() > CHECKPOINT_BYTES:
-            await asyncio.to_thread(self._parts.ledger.checkpoint)
-
-    async def _revive(self) -> None:
-        """Try again, now and then, the runtimes that did not work: a daemon may have come back."""
-        while True:
-            await self._clock.sleep(REVIVE_SECONDS)
-            await self._registry.revive()
-
-    async def _tidy(self, origins: Origins) -> None:
-        while True:
-            await self._clock.sleep(TIDY_SECONDS)
-            try:
-                await origins.tidy(
-                    now=self._clock.now(), forked_seconds_max=self._settings.forked_seconds_max
-                )
-            except Exception:  # noqa: BLE001  the loop must outlive what one round met
-                _log.exception("old snapshots could not be tidied away")
-
 
 def _checked(record: ExecutionRecord) -> ExecutionRecord:
     if record.failure is not None:
         raise raise_again(record.failure)
     return record
-
-
-class _InstanceCommands:
-    """The executions of mode `persistent` under way, by instance."""
-
-    def __init__(self, parts: Callable[[], _Parts]) -> None:
-        self._parts = parts
-
-    def are_running(self, instance: InstanceRecord) -> bool:
-        return self._parts().places.are_running(instance)
-
-    async def end(self, instance: InstanceRecord) -> None:
-        own = list(self._parts().places.commands_of(instance))
-        for active in own:
-            self._parts().driver.cancel(active)
-        for active in own:
-            while not active.is_over:
-                await active.change()
 
 
 def _left_running(actives: Iterable[Active]) -> set[SandboxId]:

@@ -13,9 +13,8 @@ counts as use is in `idleness`, what leads into an instance from outside in `ins
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
 
 import msgspec
 
@@ -24,10 +23,9 @@ from faas.errors import (
     FaasError,
     InstanceNotFoundError,
     QuotaExceededError,
-    UnsupportedError,
     WrongStateError,
 )
-from faas.events import EventBus, InstanceChanged
+from faas.events import EventBus
 from faas.executor.background import Background
 from faas.executor.disposal import Disposal
 from faas.executor.housing import Housing
@@ -41,8 +39,9 @@ from faas.executor.instance_records import (
     InstanceRecord,
     InstanceSpec,
     Intent,
-    settled,
 )
+from faas.executor.instance_recovery import InstanceRecovery
+from faas.executor.instance_steps import Steps
 from faas.executor.instance_terms import Terms
 from faas.executor.keeping import Keeping
 from faas.executor.memory_shelf import MemoryShelf
@@ -85,6 +84,7 @@ class Instances:
         shelf: MemoryShelf | None = None,
     ) -> None:
         self._settings = settings
+        self._lives: dict[InstanceId, Life] = {}
         self._ledger = ledger
         self._registry = registry
         self._images = images
@@ -99,19 +99,25 @@ class Instances:
             events=events,
             clock=clock,
         )
-        self._disposal = disposal
         self._background = background
-        self._events = events
         self._clock = clock
-        self._commands = commands
         self._idleness = Idleness(clock, runs_command=commands.are_running)
+        self._steps = Steps(
+            self._lives,
+            ledger=ledger,
+            housing=self._housing,
+            idleness=self._idleness,
+            disposal=disposal,
+            events=events,
+            clock=clock,
+            commands=commands,
+        )
         self.ports = Ports(
             self, urls=PortUrls.parse(settings.ports_url), clock=clock, is_able=self._has_ports
         )
         """What leads into them from outside."""
         self.terms = Terms(self, registry=registry, clock=clock)
         """What they may use, and how long."""
-        self._lives: dict[InstanceId, Life] = {}
         self._arrivals: dict[str, asyncio.Lock] = {}
 
     async def create(
@@ -158,7 +164,7 @@ class Instances:
                 del self._lives[record.id]
                 self._ledger.forget(record.id)
                 raise
-            self._runs(life, sandbox)
+            self._steps.runs(life, sandbox)
         return life.record
 
     def get(self, reference: str, principal: Principal) -> InstanceRecord:
@@ -180,7 +186,7 @@ class Instances:
         async with life.turn:
             if life.record.state is not InstanceState.RUNNING:
                 advance(life.record.state, InstanceState.RUNNING)
-                await self._wake(life)
+                await self._steps.wake(life)
         return life.record
 
     async def stop(self, reference: str, principal: Principal) -> InstanceRecord:
@@ -188,7 +194,7 @@ class Instances:
         life = self._life(reference, principal.tenant)
         async with life.turn:
             if life.record.state is not InstanceState.STOPPED:
-                await self._stop(life, is_asleep=False)
+                await self._steps.stop(life, is_asleep=False)
         return life.record
 
     async def pause(self, reference: str, principal: Principal) -> InstanceRecord:
@@ -196,7 +202,7 @@ class Instances:
         life = self._life(reference, principal.tenant)
         async with life.turn:
             if life.record.state is not InstanceState.PAUSED:
-                await self._pause(life, is_asleep=False)
+                await self._steps.pause(life, is_asleep=False)
         return life.record
 
     async def pause_to_disk(self, reference: str, principal: Principal) -> InstanceRecord:
@@ -210,7 +216,7 @@ class Instances:
         life = self._life(reference, principal.tenant)
         async with life.turn:
             if not life.record.is_on_disk:
-                await self._pause_to_disk(life, is_asleep=False)
+                await self._steps.pause_to_disk(life, is_asleep=False)
         return life.record
 
     async def resume(self, reference: str, principal: Principal) -> InstanceRecord:
@@ -221,7 +227,7 @@ class Instances:
                 raise WrongStateError("the instance is stopped", hint="start it instead")
             if life.record.state is not InstanceState.RUNNING:
                 advance(life.record.state, InstanceState.RUNNING)
-                await self._wake(life)
+                await self._steps.wake(life)
         return life.record
 
     @asynccontextmanager
@@ -240,14 +246,13 @@ class Instances:
 
     def keep(self, life: Life, record: InstanceRecord) -> None:
         """Replace its record; kept when this returns."""
-        self._ledger.put(record)
-        life.record = record
+        self._steps.keep(life, record)
 
     async def delete(self, reference: str, principal: Principal) -> None:
         """End it and forget its files."""
         life = self._life(reference, principal.tenant)
         async with life.turn:
-            await self._delete(life)
+            await self._steps.delete(life)
 
     async def snapshot(
         self,
@@ -267,7 +272,7 @@ class Instances:
                 return await self._housing.store.get(life.record.snapshot_id)
             if life.sandbox is None:
                 raise not_running(life.record)
-            wanted = info or self._info(life.record)
+            wanted = info or self._steps.info(life.record)
             minted = snapshot_id or mint_snapshot_id()
             if memory:
                 return await self._housing.read_memory(life.sandbox, life.record, wanted, minted)
@@ -285,7 +290,7 @@ class Instances:
     def describe(self, reference: str, principal: Principal, **asked: object) -> SnapshotInfo:
         """Say what a snapshot of an instance is to be known by."""
         record = self._life(reference, principal.tenant).record
-        return msgspec.structs.replace(self._info(record), **asked)
+        return msgspec.structs.replace(self._steps.info(record), **asked)
 
     def is_ours(self, sandbox_id: SandboxId) -> bool:
         """Whether a sandbox is an instance's."""
@@ -328,7 +333,7 @@ class Instances:
         if life.record.is_asleep:
             async with life.turn:
                 if life.record.is_asleep:
-                    await self._wake(life)
+                    await self._steps.wake(life)
         elif life.record.state is InstanceState.CREATING:
             async with life.turn:
                 pass
@@ -383,9 +388,17 @@ class Instances:
 
     async def recover(self) -> int:
         """Take up what a former gateway left; return how many run on."""
+        recovery = InstanceRecovery(
+            self._lives,
+            ledger=self._ledger,
+            housing=self._housing,
+            idleness=self._idleness,
+            steps=self._steps,
+            clock=self._clock,
+        )
         for record in self._ledger.all():
             try:
-                await self._recover_one(record)
+                await recovery.take_up(record)
             except FaasError:
                 _log.exception("an instance was not taken up", extra={"instance_id": record.id})
         return len(self.sandbox_ids())
@@ -397,7 +410,7 @@ class Instances:
             if life.turn.locked() or life.record.intent is not None:
                 continue
             if life.sandbox is not None and not life.sandbox.is_alive:
-                self._fail(life, "its sandbox died")
+                self._steps.fail(life, "its sandbox died")
             elif (action := self._idleness.due(life, now)) is not None:
                 self._background.spawn(self._expire(life, action))
 
@@ -454,151 +467,6 @@ class Instances:
         record = await self._housing.store.get(spec.snapshot_id, tenant=principal.tenant.id)
         return replace(spec, snapshot_id=record.id, image=record.image or record.image_digest)
 
-    def _runs(self, life: Life, sandbox: GuardedSandbox) -> None:
-        life.sandbox = sandbox
-        self._idleness.begin(life)
-        self._to(
-            life,
-            InstanceState.RUNNING,
-            sandbox_id=sandbox.id,
-            isolation=sandbox.isolation,
-            is_asleep=False,
-            lease_until=self._lease_until(life.record),
-        )
-
-    def _lease_until(self, record: InstanceRecord) -> datetime | None:
-        """A lease begins anew with each start."""
-        seconds = record.spec.lease_seconds
-        return None if seconds is None else self._clock.now() + timedelta(seconds=seconds)
-
-    def _to(self, life: Life, state: InstanceState, **changes: object) -> None:
-        """Write an outcome."""
-        if state is not life.record.state:
-            advance(life.record.state, state)
-        record = settled(life.record, state=state, changed_at=self._clock.now(), **changes)
-        self._ledger.put(record)
-        life.record = record
-        self._events.publish(
-            InstanceChanged(instance_id=record.id, tenant=record.tenant, state=state.value)
-        )
-
-    def _intend(self, life: Life, intent: Intent, **changes: object) -> None:
-        self.keep(life, replace(life.record, intent=intent, **changes))  # type: ignore[arg-type]
-
-    def _take_back(self, life: Life, before: InstanceRecord) -> None:
-        """The step failed and changed nothing."""
-        self.keep(life, before)
-
-    async def _wake(self, life: Life) -> None:
-        if life.record.state is InstanceState.PAUSED and not life.record.is_on_disk:
-            if life.sandbox is None:
-                raise not_running(life.record)
-            await life.sandbox.resume()
-            self._idleness.begin(life)
-            until = self._lease_until(life.record)
-            self._to(life, InstanceState.RUNNING, is_asleep=False, lease_until=until)
-            return
-        before = life.record
-        root = self._housing.root_of(before)
-        self._intend(life, Intent.START, sandbox_id=new_sandbox_id())
-        try:
-            sandbox = await self._housing.make(life.record, root, before.snapshot_id)
-        except BaseException:
-            self._take_back(life, before)
-            raise
-        self._runs(life, sandbox)
-
-    async def _stop(self, life: Life, *, is_asleep: bool) -> None:
-        advance(life.record.state, InstanceState.STOPPED)
-        before, sandbox = life.record, life.sandbox
-        _ = self._housing.store  # refuses before anything is ended
-        if sandbox is None:
-            raise not_running(before)
-        snapshot_id = mint_snapshot_id()
-        self._intend(life, Intent.STOP, snapshot_id=snapshot_id)
-        try:
-            if before.state is InstanceState.PAUSED:
-                await sandbox.resume()
-            await self._commands.end(life.record)
-            await self._housing.read(sandbox, before, self._info(before), snapshot_id)
-        except BaseException:
-            state = InstanceState.RUNNING
-            self._take_back(life, replace(before, state=state, is_asleep=False))
-            raise
-        life.sandbox = None
-        self._to(life, InstanceState.STOPPED, sandbox_id=None, is_asleep=is_asleep)
-        self._disposal.take(sandbox, "stopped")
-        await self._housing.forget(before.snapshot_id)
-
-    async def _pause(self, life: Life, *, is_asleep: bool) -> None:
-        advance(life.record.state, InstanceState.PAUSED)
-        if life.sandbox is None:
-            raise not_running(life.record)
-        await life.sandbox.pause()
-        self._to(life, InstanceState.PAUSED, is_asleep=is_asleep)
-
-    async def _pause_to_disk(self, life: Life, *, is_asleep: bool) -> None:
-        before, sandbox = life.record, life.sandbox
-        if before.state is InstanceState.RUNNING:
-            advance(before.state, InstanceState.PAUSED)
-        if sandbox is None:
-            raise not_running(before)
-        if life.users or self._commands.are_running(before):
-            raise WrongStateError(
-                "a command runs in the instance, and would lose who waits for it",
-                hint="wait for it or cancel it; what runs in the background is kept",
-            )
-        snapshot_id = mint_snapshot_id()
-        self._intend(life, Intent.PAUSE, snapshot_id=snapshot_id)
-        try:
-            if before.state is InstanceState.PAUSED:
-                await sandbox.resume()
-            info = self._info(before)
-            await self._housing.read_memory(sandbox, before, info, snapshot_id, is_final=True)
-        except BaseException:
-            if sandbox.is_alive:
-                self._take_back(life, replace(before, state=InstanceState.RUNNING, is_asleep=False))
-                raise
-            if not await self._housing.has(snapshot_id):
-                self._fail(life, "its sandbox died while it was paused")
-                raise
-        life.sandbox = None
-        self._to(life, InstanceState.PAUSED, sandbox_id=None, is_asleep=is_asleep)
-        await self._housing.forget(before.snapshot_id)
-
-    async def _delete(self, life: Life) -> None:
-        record = life.record
-        if record.id not in self._lives:
-            raise InstanceNotFoundError(details={"instance_id": record.id})
-        self._intend(life, Intent.DELETE)
-        sandbox, life.sandbox = life.sandbox, None
-        if sandbox is not None:
-            await sandbox.destroy("deleted")
-        await self._commands.end(record)
-        await self._housing.forget(record.snapshot_id)
-        self._ledger.forget(record.id)
-        del self._lives[record.id]
-        self._events.publish(
-            InstanceChanged(
-                instance_id=record.id, tenant=record.tenant, state=InstanceState.DESTROYED.value
-            )
-        )
-
-    def _info(self, record: InstanceRecord) -> SnapshotInfo:
-        return SnapshotInfo(
-            tenant=record.tenant,
-            image_digest=record.image_digest,
-            image=record.spec.image,
-            runtimes=(record.runtime or "",),
-            source=record.id,
-        )
-
-    def _fail(self, life: Life, problem: str) -> None:
-        sandbox, life.sandbox = life.sandbox, None
-        if sandbox is not None:
-            self._disposal.take(sandbox, problem)
-        self._to(life, InstanceState.FAILED, sandbox_id=None, problem=problem)
-
     async def _expire(self, life: Life, action: IdleAction) -> None:
         if life.turn.locked():
             return
@@ -607,70 +475,14 @@ class Instances:
                 if not self._idleness.is_still_due(life, action):
                     return
                 if action is IdleAction.DELETE:
-                    await self._delete(life)
+                    await self._steps.delete(life)
                 else:
-                    await self._put_away(life, action)
+                    await self._steps.put_away(life, action)
         except FaasError:
             life.used_ns = self._clock.monotonic_ns()
             _log.exception(
                 "an idle instance could not be put away", extra={"instance_id": life.record.id}
             )
-
-    async def _put_away(self, life: Life, action: IdleAction) -> None:
-        if action is IdleAction.PAUSE_TO_DISK:
-            try:
-                await self._pause_to_disk(life, is_asleep=True)
-            except (UnsupportedError, WrongStateError):
-                # What cannot be kept on disk is at least frozen.
-                await self._pause(life, is_asleep=True)
-        elif action is IdleAction.PAUSE:
-            await self._pause(life, is_asleep=True)
-        else:
-            await self._stop(life, is_asleep=True)
-
-    async def _recover_one(self, record: InstanceRecord) -> None:
-        if record.intent is Intent.CREATE:
-            self._ledger.forget(record.id)
-            return
-        if record.intent is Intent.DELETE:
-            await self._housing.forget(record.snapshot_id)
-            self._ledger.forget(record.id)
-            return
-        life = Life(record, Tenant(record.tenant), self._clock.monotonic_ns())
-        self._lives[record.id] = life
-        if record.is_on_disk:
-            if record.intent is not None:
-                self._take_back(life, settled(record, sandbox_id=None))
-        elif record.state in _AWAKE:
-            await self._take_up(life)
-            self._idleness.begin(life)
-        elif record.intent is not None:
-            self._take_back(life, settled(record, sandbox_id=None))
-
-    async def _take_up(self, life: Life) -> None:
-        record = life.record
-        life.sandbox = await self._housing.adopt(record)
-        if life.sandbox is None:
-            ends = {Intent.STOP: InstanceState.STOPPED, Intent.PAUSE: InstanceState.PAUSED}
-            ended = ends.get(record.intent) if record.intent else None
-            kept_as = record.snapshot_id if ended else None
-            if ended and kept_as is not None and await self._housing.has(kept_as):
-                self._to(life, ended, sandbox_id=None)
-            elif record.intent is Intent.START and record.state is InstanceState.PAUSED:
-                self._take_back(life, settled(record, sandbox_id=None))
-            else:
-                self._fail(life, "its sandbox was lost while no gateway ran")
-            return
-        with suppress(FaasError):  # killed while it was resized
-            await life.sandbox.apply_limits(record.spec.limits)
-        if record.intent in (Intent.STOP, Intent.PAUSE):
-            await self._housing.forget(record.snapshot_id)
-            state = InstanceState.RUNNING
-            self._take_back(life, settled(record, snapshot_id=None, state=state))
-            with suppress(UnsupportedError):
-                await life.sandbox.resume()
-        elif record.state is InstanceState.PAUSED:
-            await life.sandbox.pause()
 
 
 def _within(spec: ExecutionSpec, instance: InstanceRecord) -> ExecutionSpec:

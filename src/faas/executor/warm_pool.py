@@ -188,18 +188,22 @@ class WarmPool:
 
     def refill(self) -> None:
         """Make what is missing, a few at a time. Called when an execution has ended."""
-        blocked: set[Template] = set()
-        while self._is_open and not self._is_short:
-            shelf = self._neediest(blocked)
-            if shelf is None:
-                return
-            if not self._make_place(shelf):
-                blocked.add(shelf.template)
-                continue
-            runtime = shelf.template.runtime
-            shelf.making += 1
-            self._making[runtime] = self._making.get(runtime, 0) + 1
+        while (shelf := self._next_to_make()) is not None:
             self._background.spawn(self._fill(shelf))
+
+    def _next_to_make(self) -> Shelf | None:
+        """Choose what one more is made of, and count it as being made; None: nothing is."""
+        if not self._is_open or self._is_short:
+            return None
+        blocked: set[Template] = set()
+        while (shelf := self._neediest(blocked)) is not None:
+            if self._make_place(shelf):
+                runtime = shelf.template.runtime
+                shelf.making += 1
+                self._making[runtime] = self._making.get(runtime, 0) + 1
+                return shelf
+            blocked.add(shelf.template)
+        return None
 
     def tick(self) -> None:
         """Drop the dead, give back what is too much, fill up what is too little."""
@@ -309,15 +313,17 @@ class WarmPool:
 
     def _neediest(self, blocked: set[Template]) -> Shelf | None:
         now_ns = self._clock.monotonic_ns()
-        short = [
-            shelf
-            for shelf in self._shelves.values()
-            if shelf.held < shelf.target
-            and shelf.retry_ns <= now_ns
-            and shelf.template not in blocked
-            and self._making.get(shelf.template.runtime, 0) < REFILL_CONCURRENCY
-        ]
-        return max(short, key=lambda s: s.target - s.held, default=None)
+        neediest, most = None, 0
+        for shelf in self._shelves.values():
+            missing = shelf.target - shelf.held
+            if (
+                missing > most
+                and shelf.retry_ns <= now_ns
+                and shelf.template not in blocked
+                and self._making.get(shelf.template.runtime, 0) < REFILL_CONCURRENCY
+            ):
+                neediest, most = shelf, missing
+        return neediest
 
     def _make_place(self, wanting: Shelf) -> bool:
         """Let others give theirs up until one more of this fits; False: nobody may."""
@@ -346,7 +352,12 @@ class WarmPool:
         for sandbox in islice(_oldest(self._shelves.values()), going):
             self._destroy(sandbox, "memory is short")
 
-    async def _fill(self, shelf: Shelf) -> None:
+    async def _fill(self, shelf: Shelf | None) -> None:
+        while shelf is not None:
+            await self._fill_one(shelf)
+            shelf = self._next_to_make()
+
+    async def _fill_one(self, shelf: Shelf) -> None:
         runtime, began_ns = shelf.template.runtime, self._clock.monotonic_ns()
         try:
             sandbox = await self._make(shelf.template, shelf.root)
@@ -365,7 +376,6 @@ class WarmPool:
         finally:
             shelf.making -= 1
             self._making[runtime] -= 1
-        self.refill()
 
     def _back_off(self, shelf: Shelf, failure: FaasError) -> None:
         first, longest = BACK_OFF_SECONDS

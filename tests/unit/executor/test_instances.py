@@ -416,7 +416,7 @@ async def test_an_instance_that_was_lost_has_failed(platform):
 async def test_a_gateway_killed_while_making_or_deleting_leaves_nothing(platform, intent):
     instances = platform.executor.instances
     made = await instances.create(asked(), LOCAL)
-    instances._intend(instances._lives[made.id], intent)
+    instances._steps.intend(instances._lives[made.id], intent)
     await platform.crash()
     again = await platform.reopen()
     assert again.executor.instances.list(LOCAL) == []
@@ -430,7 +430,7 @@ async def test_a_gateway_killed_before_a_stop_was_stored_takes_it_back(platform)
     await write(platform, made.id, "/workspace/a", b"1")
     life = instances._lives[made.id]
     half = (await instances.snapshot(made.id, LOCAL)).id
-    instances._intend(life, Intent.STOP, snapshot_id=half)
+    instances._steps.intend(life, Intent.STOP, snapshot_id=half)
     await platform.crash()
     again = await platform.reopen()
     found = again.executor.instances.get(made.id, LOCAL)
@@ -445,7 +445,7 @@ async def test_a_stop_whose_sandbox_is_gone_is_finished_by_the_next_gateway(plat
     made = await instances.create(asked(), LOCAL)
     await write(platform, made.id, "/workspace/a", b"1")
     kept = (await instances.snapshot(made.id, LOCAL)).id
-    instances._intend(instances._lives[made.id], Intent.STOP, snapshot_id=kept)
+    instances._steps.intend(instances._lives[made.id], Intent.STOP, snapshot_id=kept)
     await platform.crash()
     platform.host.break_sandbox(made.sandbox_id)
     again = await platform.reopen()
@@ -459,7 +459,7 @@ async def test_a_gateway_killed_while_starting_leaves_the_instance_stopped(platf
     instances = platform.executor.instances
     made = await instances.create(asked(), LOCAL)
     stopped = await instances.stop(made.id, LOCAL)
-    instances._intend(instances._lives[made.id], Intent.START, sandbox_id=made.sandbox_id)
+    instances._steps.intend(instances._lives[made.id], Intent.START, sandbox_id=made.sandbox_id)
     await platform.crash()
     again = await platform.reopen()
     found = again.executor.instances.get(made.id, LOCAL)
