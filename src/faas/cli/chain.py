@@ -75,7 +75,8 @@ async def _dev(
         render.say(f"chain {chain.chain_id} on {chain.http_url} and {chain.ws_url}")
         render.say(f"  tangle   {chain.tangle}\n  manager  {chain.manager}")
         render.say(f"  service  {chain.service} of {operators} operators")
-        render.say(f"\n  faas operator --chain {path} --key-file {directory}/operator-0.key")
+        command = f"faas operator --chain {path} --key-file {directory}/operator-0.key"
+        render.say(f"\n  {command} --data-dir {directory}/operator-0")
         render.say(f"  python3 examples/python/tangle.py {path}\n")
         await stop.wait()
 
