@@ -153,6 +153,9 @@ class Client:
     def get(self, path: str) -> dict[str, object]:
         return self._ask(b"GET", path, b"", b"")
 
+    def delete(self, path: str) -> dict[str, object]:
+        return self._ask(b"DELETE", path, b"", b"")
+
     def _ask(self, method: bytes, path: str, headers: bytes, body: bytes) -> dict[str, object]:
         line = b"%b %b HTTP/1.1\r\n" % (method, path.encode())
         self._socket.sendall(line + self._host + headers + b"\r\n" + body)
@@ -161,12 +164,13 @@ class Client:
             got = self._more(got)
         head, _, raw = got.partition(_HEAD_END)
         status = int(head.split(b" ", 2)[1])
-        length = int(head.lower().split(b"content-length:", 1)[1].split(b"\r", 1)[0])
+        _, is_told, length_on = head.lower().partition(b"content-length:")
+        length = int(length_on.split(b"\r", 1)[0]) if is_told else 0
         while len(raw) < length:
             raw = self._more(raw)
         if status >= 300:
             raise RuntimeError(f"{status}: {raw[:500]!r}")
-        return json.loads(raw)
+        return json.loads(raw) if raw else {}
 
     def _more(self, before: bytes) -> bytes:
         more = self._socket.recv(1 << 16)
