@@ -29,6 +29,7 @@ from faas.gateway.app import build_app
 from faas.gateway.auth import ApiKey
 from faas.gateway.container_stream import FRAME_BYTES_MAX
 from faas.gateway.door import Door
+from faas.gateway.http_protocol import HttpProtocol
 from faas.gateway.settings import GatewaySettings
 from faas.ids import TenantId
 from faas.tenancy import Principal, Quota, Scope, Tenant
@@ -143,7 +144,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=HttpProtocol,
                 ws="websockets-sansio",
                 ws_max_size=FRAME_BYTES_MAX,
                 ws_ping_interval=_PING_SECONDS,

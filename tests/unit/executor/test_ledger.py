@@ -88,6 +88,24 @@ async def test_everything_asked_in_one_tick_is_one_commit(ledger, tmp_path):
     assert list(ledger.live()) == entries
 
 
+async def test_where_many_run_the_next_commit_waits_a_round_for_more(ledger, monkeypatch):
+    sizes: list[int] = []
+    commit = ledger._commit
+
+    def counted(batch) -> None:
+        sizes.append(len(batch.waiters))
+        commit(batch)
+
+    monkeypatch.setattr(ledger, "_commit", counted)
+    await asyncio.gather(ledger.begin(beginning(ledger)), ledger.begin(beginning(ledger)))
+    early = ledger.begin(beginning(ledger))
+    await asyncio.sleep(0)
+    assert not early.done()
+    await asyncio.gather(early, ledger.begin(beginning(ledger)))
+    await ledger.begin(beginning(ledger))
+    assert sizes == [2, 2, 1]
+
+
 async def test_another_connection_sees_a_row_before_its_writer_goes_on(ledger, tmp_path):
     entry = beginning(ledger)
     await ledger.begin(entry)
