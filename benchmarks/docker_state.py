@@ -26,7 +26,7 @@ _STATES = {
         "for n in $(seq 5000); do echo $n > $n; done"
     ),
 }
-_LIMITS = {"memory_mb": 1024, "disk_mb": 512, "timeout_ms": 60_000}
+_LIMITS = {"timeout_ms": 60_000}
 FORK_FASTER = 2.0
 """What «much faster» is held to at the least, though commit only makes an image."""
 
@@ -53,7 +53,7 @@ def _state(
     theirs: list[float] = []
     kept: list[float] = []
     forked: list[float] = []
-    body = {"image": "alpine:latest", "runtime": "docker", "memory_mb": 1024, "disk_mb": 512}
+    body = {"image": "alpine:latest", "runtime": "docker", "disk_mb": 256}
     instance = str(client.post("/api/v1/instances", body)["id"])
     with _Theirs(raw) as container:
         for turn in range(-1, rounds):

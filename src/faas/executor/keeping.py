@@ -36,6 +36,8 @@ from faas.snapshots.manifest import Entry, EntryKind, Manifest
 _log = logging.getLogger(__name__)
 
 _PIECES = "pieces-"
+_CHILDREN_FIRST_SECONDS = 1.0
+"""How long a snapshot waits for the first child; most are given theirs in a tenth of that."""
 TARS_MAX = 4
 """Unpacked snapshots kept for the next child; ten forks of one parent unpack it once."""
 
@@ -121,6 +123,7 @@ class Keeping:
         """Wait until what is promised under that id or alias is written, or could not be."""
         promise = self._promises.get(reference or "")
         if promise is not None:
+            self._pieces.want(promise.id)
             await asyncio.wait({promise.written})
 
     async def promise(self, sandbox: Sandbox, subject: Subject) -> Promise | None:
@@ -181,6 +184,10 @@ class Keeping:
 
         async def write() -> None:
             try:
+                # Writing takes a core, and whoever forked waits for a child.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_CHILDREN_FIRST_SECONDS):
+                        await pieces.wanted.wait()
                 await self._commit_pieces(pieces, subject)
             except (FaasError, OSError):
                 self._pieces.forget(made)

@@ -11,17 +11,20 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from faas.errors import NotFoundError
 from faas.ids import SnapshotId
+from faas.sandbox.guarded import save_archive
 from faas.sandbox.protocols import Sandbox
 from faas.snapshots import Tars
 from faas.snapshots.tree import clean_path
 
 KEPT_MAX = 4
 """Of whole states; ten forks of one parent are given the same."""
+_EMPTY_BYTES = 1024
+"""A tar of nothing is its end, two blocks."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +36,8 @@ class Pieces:
     folder: Path
     tars: tuple[tuple[str, Path], ...]
     users: int = 0
+    wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the first child has them, or somebody waits for the snapshot."""
 
     @contextmanager
     def opened(self) -> Generator[Tars]:
@@ -60,7 +65,9 @@ class Pieces:
     async def give(self, sandbox: Sandbox) -> None:
         """Unpack them into a fresh sandbox."""
         for place, tar in self.tars:
-            await sandbox.put_archive(tar, path=place)
+            if tar.stat().st_size > _EMPTY_BYTES:
+                await sandbox.put_archive(tar, path=place)
+        self.wanted.set()
 
 
 async def take(sandbox: Sandbox, places: tuple[str, ...], folder: Path) -> Pieces:
@@ -71,9 +78,7 @@ async def take(sandbox: Sandbox, places: tuple[str, ...], folder: Path) -> Piece
         for number, place in enumerate(places):
             with suppress(NotFoundError):
                 tar = folder / str(number)
-                with tar.open("wb") as sink:
-                    async for chunk in sandbox.get_archive(place):
-                        await asyncio.to_thread(sink.write, chunk)
+                await save_archive(sandbox, place, tar)
                 tars.append((place, tar))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -91,6 +96,11 @@ class KeptPieces:
         """Take them over."""
         self._kept[snapshot_id] = pieces
         self._trim()
+
+    def want(self, snapshot_id: str) -> None:
+        """Have the snapshot written now."""
+        if snapshot_id in self._kept:
+            self._kept[snapshot_id].wanted.set()
 
     def has(self, snapshot_id: str) -> bool:
         """Whether those of a snapshot are here."""
