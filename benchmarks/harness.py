@@ -153,8 +153,8 @@ class Client:
     def get(self, path: str) -> dict[str, object]:
         return self._ask(b"GET", path, b"", b"")
 
-    def delete(self, path: str) -> dict[str, object]:
-        return self._ask(b"DELETE", path, b"", b"")
+    def delete(self, path: str) -> None:
+        self._ask(b"DELETE", path, b"", b"")
 
     def _ask(self, method: bytes, path: str, headers: bytes, body: bytes) -> dict[str, object]:
         line = b"%b %b HTTP/1.1\r\n" % (method, path.encode())
@@ -164,8 +164,8 @@ class Client:
             got = self._more(got)
         head, _, raw = got.partition(_HEAD_END)
         status = int(head.split(b" ", 2)[1])
-        _, is_told, length_on = head.lower().partition(b"content-length:")
-        length = int(length_on.split(b"\r", 1)[0]) if is_told else 0
+        announced = head.lower().partition(b"content-length:")[2]
+        length = int(announced.partition(b"\r")[0] or 0)
         while len(raw) < length:
             raw = self._more(raw)
         if status >= 300:

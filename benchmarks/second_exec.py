@@ -20,6 +20,7 @@ def run(count: int) -> Report:
         lone = measure(
             "exec echo in an instance, 30 ms pause", echo, count=count, pause_seconds=0.03
         )
+        client.delete(f"/api/v1/instances/{instance}")
     report.samples(hot, lone)
     report.claim("second exec, back to back, p50 ms", value=hot.p50, limit=1.5)
     return report

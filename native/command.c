@@ -37,7 +37,7 @@ struct command *command_named(const char *name) {
 bool commands_any_alive(void) {
     for (int i = 0; i < COMMANDS_MAX; i++) {
         struct command *c = agent.commands[i];
-        if (is_alive(c) || (c && c->is_supervised && !c->is_tree_gone)) return true;
+        if (is_alive(c) || (c && (c->is_supervised || c->is_lone) && !c->is_tree_gone)) return true;
     }
     return false;
 }
@@ -45,7 +45,7 @@ bool commands_any_alive(void) {
 bool command_owns(pid_t pid) {
     for (int i = 0; i < COMMANDS_MAX; i++) {
         struct command *c = agent.commands[i];
-        if (c && ((c->supervisor == pid && c->is_supervised) || (c->pid == pid && !c->is_supervised)))
+        if (c && ((c->supervisor == pid && c->is_supervised) || (c->pid == pid && !c->is_supervised && !c->is_reaped)))
             return true;
     }
     return false;
@@ -135,6 +135,7 @@ static void finish(struct command *c) {
 static void signal_tree(struct command *c, int number) {
     if (c->is_exclusive && agent.is_init) kill(-1, number);
     else if (c->root_count) supervisor_signal_roots(c, number);
+    else if (c->is_lone) supervisor_signal_lone(number);
     else supervisor_ask(c, number == SIGKILL ? SUPERVISE_KILL_TREE : SUPERVISE_SIGNAL_TREE, number);
     if (number != SIGKILL) return;
     c->kill_ns = now_ns() + KILL_AGAIN_NS;
@@ -197,6 +198,11 @@ void commands_reaped(pid_t pid, int status, const struct rusage *usage) {
 void commands_settle(bool childless) {
     for (int i = 0; i < COMMANDS_MAX; i++) {
         struct command *c = agent.commands[i];
+        if (childless && c && c->is_lone && c->state == ENDED) {
+            c->is_tree_gone = true;
+            if (!c->name[0]) command_forget(c);
+            continue;
+        }
         if (!c || c->state != ENDING || !c->is_exclusive) continue;
         if (childless) {
             c->is_tree_gone = true;
@@ -292,14 +298,15 @@ bool command_signal(uint32_t slot, const struct frame *frame) {
     if (!read_done(&r) || frame->flags > 1) return false;
     struct command *c = command_find(slot, frame->id);
     bool is_tree = frame->flags & 1;
-    bool is_background = c && c->state == ENDED && is_tree && c->is_supervised && !c->is_tree_gone;
+    bool is_background = c && c->state == ENDED && is_tree && (c->is_supervised || c->is_lone) && !c->is_tree_gone;
     if (!c || (!is_background && c->state > RUNNING)) {
         answer_error(slot, frame->id, c ? ESRCH : ENOENT, "signal");
     } else if (number == 0 || number > 64) {
         answer_error(slot, frame->id, EINVAL, "signal");
     } else {
         if (is_tree && number == SIGKILL && !is_background && !c->is_timed_out) c->is_cancelled = true;
-        if (is_background) supervisor_ask(c, number == SIGKILL ? SUPERVISE_KILL_TREE : SUPERVISE_SIGNAL_TREE, (int)number);
+        if (is_background && c->is_lone) supervisor_signal_lone((int)number);
+        else if (is_background) supervisor_ask(c, number == SIGKILL ? SUPERVISE_KILL_TREE : SUPERVISE_SIGNAL_TREE, (int)number);
         else if (is_tree) signal_tree(c, (int)number);
         else if (c->is_supervised) supervisor_ask(c, SUPERVISE_SIGNAL, (int)number);
         else kill(-c->pid, (int)number);
@@ -394,7 +401,7 @@ bool command_release(uint32_t slot, const struct frame *frame) {
         return true;
     }
     bool is_silent = c->streams[0].source < 0 && c->streams[1].source < 0;
-    if (is_silent && (c->is_tree_gone || !c->is_supervised)) {
+    if (is_silent && (c->is_tree_gone || !(c->is_supervised || c->is_lone))) {
         command_forget(c);
     } else {
         /* Background processes write on; nobody is told about it any more. */

@@ -7,6 +7,7 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "command.h"
@@ -167,8 +168,16 @@ static bool open_streams(struct command *c, struct spawn *spawn, const struct re
     return c->input.sink < 0 || watch(c->input.sink, WATCH_STDIN, c->slot, c->generation, 0);
 }
 
+static bool is_childless(void) {
+    siginfo_t ended;
+    return waitid(P_ALL, 0, &ended, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD;
+}
+
 static bool start(struct command *c, struct spawn *spawn) {
-    c->is_supervised = !c->is_exclusive || !agent.is_init || commands_any_alive();
+    /* As process 1 the agent gets whatever a command leaves behind. A supervisor, a fork and two more wake-ups, is
+     * needed only to tell one command's from another's. */
+    c->is_lone = agent.is_init && !c->is_exclusive && is_childless();
+    c->is_supervised = !c->is_lone && (!c->is_exclusive || !agent.is_init || commands_any_alive());
     if (c->is_supervised) return supervisor_start(c, spawn);
     c->pid = spawn_process(spawn);
     c->state = RUNNING;

@@ -73,9 +73,12 @@ static bool is_root_of_another(const struct command *c, pid_t pid) {
     return false;
 }
 
-/* What former commands that were restored have left behind goes with the first of them. */
+/* What nobody is known to have started is of the command that began alone; else what former commands that were restored
+ * have left behind goes with the first of them. */
 static bool takes_strays(const struct command *c) {
     if (c->is_exclusive) return true;
+    for (int i = 0; i < COMMANDS_MAX; i++)
+        if (agent.commands[i] && agent.commands[i]->is_lone && !agent.commands[i]->is_tree_gone) return agent.commands[i] == c;
     for (int i = 0; i < COMMANDS_MAX; i++)
         if (agent.commands[i] && agent.commands[i]->was_restored) return agent.commands[i] == c;
     return false;
@@ -93,7 +96,7 @@ static int roots_of(const struct command *c, pid_t *roots) {
 }
 
 static bool has_background(const struct command *c) {
-    return c->state == ENDED && (c->is_supervised ? !c->is_tree_gone : c->was_restored);
+    return c->state == ENDED && (c->is_supervised || c->is_lone ? !c->is_tree_gone : c->was_restored);
 }
 
 bool command_export(uint32_t slot, const struct frame *frame) {

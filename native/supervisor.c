@@ -96,6 +96,19 @@ static size_t kill_below(pid_t root, spare_predicate *is_spared) {
 
 static bool is_known(pid_t pid) { return command_owns(pid) || worker_is(pid); }
 
+static bool is_others(pid_t pid) {
+    for (int i = 0; i < COMMANDS_MAX; i++) {
+        const struct command *c = agent.commands[i];
+        if (c && c->is_supervised && c->supervisor == pid) return true;
+    }
+    return worker_is(pid);
+}
+
+void supervisor_signal_lone(int signal) {
+    if (signal == SIGKILL) kill_below(getpid(), is_others);
+    else signal_below(getpid(), signal, is_others, false);
+}
+
 void supervisor_kill_strays(void) {
     for (int round = 0; round < 3; round++)
         if (!kill_below(getpid(), is_known)) break;

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.native.plans import Launcher, Sandbox
+from tests.native.plans import Launcher, Sandbox, usual
 from tests.native.wire import ConnectionEndedError, Host, Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,3 +147,9 @@ class Inside:
         command = self.run("sh", "-c", script, **options)
         command.wait()
         return (command.output + command.errors).decode(errors="replace")
+
+
+@pytest.fixture
+def inside(launcher: Launcher) -> Inside:
+    """A usual sandbox."""
+    return Inside(launcher, launcher.launch(usual()))

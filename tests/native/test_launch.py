@@ -60,12 +60,6 @@ SPARES = 4
 CELL, CHORES = 19, 20
 
 
-@pytest.fixture
-def inside(launcher):
-    """A usual sandbox."""
-    return Inside(launcher, launcher.launch(usual()))
-
-
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -645,6 +639,7 @@ def test_the_hosts_abstract_sockets_are_out_of_reach(launcher):
 
 
 def test_a_shared_command_cannot_reach_its_supervisor(inside):
+    inside.run("sleep", "1000", flags=0).started()  # one that is alone has none
     others = "for p in /proc/[0-9]*; do n=${p#/proc/}; [ $n != 1 ] && [ $n != $$ ] && echo $n; done"
     script = f"kill -KILL $({others}); sleep 0.05; echo survived"
     command = inside.run("sh", "-c", script, flags=0)

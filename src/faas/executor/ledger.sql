@@ -39,6 +39,9 @@ SELECT coalesce(max(seq), 0) FROM executions;
 -- name: totals
 SELECT count(*), coalesce(sum(bytes), 0) FROM outcomes;
 
+-- name: count_live
+SELECT (SELECT count(*) FROM executions) - (SELECT count(*) FROM outcomes);
+
 -- name: begin
 INSERT INTO executions (seq, id, tenant, state, is_detached, idempotency_key, request_digest,
                         runtime, sandbox_id, created_us, started_us, spec)
