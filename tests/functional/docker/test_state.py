@@ -120,6 +120,13 @@ async def test_what_docker_cannot_write_is_refused_by_name(platform: Platform) -
         await run(platform, DOCKER, "true", snapshot_id=base.id)
 
 
+async def test_memory_is_refused_by_name_and_nothing_runs(platform: Platform) -> None:
+    before = platform.executor.stats().finished
+    with pytest.raises(UnsupportedError, match="memory_snapshot"):
+        await run(platform, DOCKER, "true", mode=Mode.CHECKPOINTED, memory=True)
+    assert platform.executor.stats().finished == before
+
+
 async def test_an_instance_in_a_container_is_kept(platform: Platform) -> None:
     instances = platform.executor.instances
     made = await instances.create(
