@@ -34,7 +34,16 @@ from faas.snapshots import manifest as manifests
 from faas.snapshots.changes import Change, Merged, MergeStrategy, apply_layer, as_tree, diff, merge
 from faas.snapshots.chunks import ChunkIndex, Packer, Place, Unpacker
 from faas.snapshots.manifest import Entry, Manifest
-from faas.snapshots.tree import Folder, Missing, from_directory, from_tar, to_directory, to_tar
+from faas.snapshots.tree import (
+    Folder,
+    Missing,
+    Tars,
+    from_directory,
+    from_tar,
+    from_tars,
+    to_directory,
+    to_tar,
+)
 
 T = TypeVar("T")
 _KIND = "snapshots"
@@ -80,8 +89,8 @@ class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
 
 
-Source = Path | Folder | IO[bytes]
-"""A folder, or an opened tar."""
+Source = Path | Folder | Tars | IO[bytes]
+"""A folder, an opened tar, or one for each place."""
 
 Settle = Callable[[Mapping[str, Entry]], dict[str, Entry]]
 """Bring a tree into the one form that all ways of reading a sandbox give."""
@@ -639,8 +648,10 @@ def _only_used(
 
 def _rewind(sources: Mapping[str, Source]) -> None:
     for source in sources.values():
-        if not isinstance(source, (Path, Folder)):
-            source.seek(0)
+        if isinstance(source, (Path, Folder)):
+            continue
+        for tar in (part for _, part in source.parts) if isinstance(source, Tars) else (source,):
+            tar.seek(0)
 
 
 def _read(source: Source, packer: Packer, shift: int) -> tuple[Entry, ...]:
@@ -648,6 +659,8 @@ def _read(source: Source, packer: Packer, shift: int) -> tuple[Entry, ...]:
         return from_directory(Folder(source, shift), packer)
     if isinstance(source, Folder):
         return from_directory(source, packer)
+    if isinstance(source, Tars):
+        return from_tars(source, packer)
     return from_tar(source, packer)
 
 
