@@ -94,6 +94,7 @@ def _latencies(report: Report, target: Gateway, rows: int) -> None:
             raise RuntimeError(f"unexpected answer: {answer}")
 
     again = measure("ours, a second command in a running container", second, count=rows)
+    client.delete(f"/api/v1/instances/{instance}")
     first = _first_output(target, rows)
     report.samples(pooled, again, first)
     report.claim("echo from the pool, p50 ms", value=pooled.p50, limit=6)
