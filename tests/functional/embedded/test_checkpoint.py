@@ -203,6 +203,22 @@ print("done", flush=True)
     assert again.output.stdout.read_text() == "done\n"
 
 
+async def test_one_that_ended_and_was_not_waited_for_is_taken_along(begin):
+    kept = await begin("""
+import os, time
+child = os.fork()
+if not child: os._exit(3)
+time.sleep(0.2); print("ready", flush=True)
+while not os.path.exists("/tmp/go"): time.sleep(0.01)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+""")
+    await until(lambda: b"ready" in kept.output.stdout.read_bytes())
+    await kept.take()
+    again = await kept.restore(files={"/tmp/go": b""})
+    await again.process.wait()
+    assert again.output.stdout.read_text() == "3\n"
+
+
 async def test_a_terminal_is_refused_and_nothing_is_changed(begin):
     kept = await begin(COUNTING, tty=True)
     await until(lambda: len(kept.output.stdout.read_bytes()) > 100)
