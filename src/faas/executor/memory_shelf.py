@@ -15,12 +15,8 @@ gateway's key: nobody may bring processes of his own making.
 """
 
 import asyncio
-import hashlib
-import hmac
-import json
 import logging
 import os
-import secrets
 import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
@@ -36,13 +32,13 @@ from faas.errors import (
     DataLossError,
     FaasError,
     NotFoundError,
-    PermissionDeniedError,
     SnapshotNotFoundError,
     UnsupportedError,
 )
 from faas.executor.background import Background
 from faas.executor.files_state import capture
 from faas.executor.layers import Delta
+from faas.executor.memory_seal import SEAL, check, not_ours, own_key, seal
 from faas.executor.written import folder_of, settled_by
 from faas.ids import SnapshotId, new_snapshot_id
 from faas.sandbox.guarded import GuardedSandbox
@@ -52,8 +48,6 @@ from faas.snapshots.plain import plain_opened, write_plain
 
 KEPT_MAX = 16
 """Folders of snapshots that are in the store too: a fork of one is not unpacked again."""
-SEAL = "memory_seal"
-_KEY_BYTES = 32
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +99,7 @@ class MemoryShelf:
         self._clock = clock
         self._image = image
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._key = key or _own_key(directory.parent / "memory.key")
+        self._key = key or own_key(directory.parent / "memory.key")
         self._is_synced = is_synced
         self._places: dict[SnapshotId, _Place] = {}
 
@@ -232,8 +226,8 @@ class MemoryShelf:
                 entry = self._entry(folder)
                 if entry is None or (folder / "settled").exists():
                     return
-                seal = await asyncio.to_thread(_seal, self._key, folder / "images")
-                info = msgspec.structs.replace(entry.info, config={**entry.info.config, SEAL: seal})
+                made = await asyncio.to_thread(seal, self._key, folder / "images")
+                info = msgspec.structs.replace(entry.info, config={**entry.info.config, SEAL: made})
                 await self._commit(folder, msgspec.structs.replace(entry, info=info))
                 if entry.replaces is not None:
                     with suppress(FaasError):
@@ -289,12 +283,12 @@ class MemoryShelf:
         staged = self._directory / f".new-{record.id}"
         manifest = await self._store.manifest(record.id)
         if SEAL not in manifest.config:
-            raise _not_ours()
+            raise not_ours()
         (staged / "images").mkdir(parents=True, mode=0o700)
         try:
             await self._store.check_out(record.id, "memory", staged / "images")
-            seal = await asyncio.to_thread(_seal, self._key, staged / "images")
-            _check(seal, manifest.config[SEAL])
+            made = await asyncio.to_thread(seal, self._key, staged / "images")
+            check(made, manifest.config[SEAL])
             info = SnapshotInfo(
                 tenant=record.tenant, image_digest=record.image_digest, image=record.image,
                 config=manifest.config,
@@ -348,42 +342,6 @@ async def _take_files(
 
 async def _take_all_files(sandbox: GuardedSandbox, root: RootFilesystem, staged: Path) -> None:
     await capture(sandbox, root, staged / "files.tar")
-
-
-def _not_ours() -> FaasError:
-    return PermissionDeniedError(
-        "the memory of this snapshot was not taken by this gateway",
-        hint="restore its files only (memory: false), or give both gateways one memory_key",
-    )
-
-
-def _check(made: str, told: str) -> None:
-    if not hmac.compare_digest(made, told):
-        raise _not_ours()
-
-
-def _own_key(path: Path) -> bytes:
-    """Read this gateway's key, made at its first start."""
-    try:
-        key = path.read_bytes()
-    except FileNotFoundError:
-        key = secrets.token_bytes(_KEY_BYTES)
-        staged = path.with_suffix(".tmp")
-        staged.touch(mode=0o600)
-        staged.write_bytes(key)
-        staged.rename(path)
-    return key
-
-
-def _seal(key: bytes, images: Path) -> str:
-    """Sign every image by name and content."""
-    names: list[tuple[str, str]] = []
-    for path in sorted(images.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            names.append((str(path.relative_to(images)), digest))
-    return hmac.new(key, json.dumps(names).encode(), "sha256").hexdigest()
 
 
 def _size(folder: Path) -> int:
