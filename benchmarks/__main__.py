@@ -16,6 +16,7 @@ NAMES = (
     "checkpoints",
     "chain",
     "docker_runtime",
+    "docker_state",
 )
 RESULTS = Path(__file__).parent / "RESULTS.md"
 

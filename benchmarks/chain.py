@@ -1,4 +1,4 @@
-"""The chain: jobs a second through one operator, balance of three, latency, restart.
+"""The chain: jobs a second through one operator, balance of three, latency, gas, restart.
 
 Everything is real: anvil, operator processes over the embedded runtime, echo jobs. The submitter
 signs beforehand, so that it measures the operator and not itself.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from eth_account import Account
+from eth_hash.auto import keccak
 
 from benchmarks.harness import Report, Samples
 from faas.chain.codec import ExecuteFunction, encode_call
@@ -40,6 +41,7 @@ def run(count: int) -> Report:
     rate = asyncio.run(_throughput(jobs))
     balance, spread = asyncio.run(_balance(count))
     at_once, latency = asyncio.run(_latency(max(5, count // 10)))
+    gas = asyncio.run(_gas(min(count, 50)))
     first_start, restart = asyncio.run(_restart())
     report.samples(at_once, latency)
     report.note(f"{jobs} jobs, one operator: {rate:.1f} jobs/s; {count} over three: {balance}")
@@ -51,6 +53,7 @@ def run(count: int) -> Report:
         value=waited / BLOCK_SECONDS,
         limit=1.5,
     )
+    report.claim("gas of a submitJob with 2 operators, the dearest", value=gas, limit=300_000)
     report.note(f"first start of an operator: {first_start:.2f} s")
     report.claim(f"restart with {JOURNAL_ROWS} rows, s", value=restart, limit=2)
     return report
@@ -179,6 +182,21 @@ async def _new_block(user: _User) -> None:
     before = (await user.node.head()).block
     while (await user.node.head()).block == before:
         await asyncio.sleep(0.01)
+
+
+async def _gas(count: int) -> int:
+    """What the dearest of some submissions cost, in a service of two."""
+    async with _world(operators=2, capacity=1024) as (user, _):
+        signed = await user.sign(count)
+        for raw in signed:
+            await user.node.send_raw(raw)
+        dearest = 0
+        for raw in signed:
+            receipt = await user.node.receipt(keccak(raw))
+            if receipt is None or not receipt.is_success:
+                raise RuntimeError("a submission was not mined, or failed")
+            dearest = max(dearest, receipt.gas_used)
+        return dearest
 
 
 async def _restart() -> tuple[float, float]:

@@ -12,7 +12,7 @@ _HEADER = 8
 
 class _Connection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("engine", timeout=60)
+        super().__init__("engine", timeout=120)
         self._path = path
 
     def connect(self) -> None:
@@ -49,13 +49,20 @@ class RawDocker:
         """Take it away."""
         self._call(_Connection(self.path), "DELETE", f"/containers/{name}?force=1")
 
-    def _call(self, connection: _Connection, method: str, path: str, body: object = None) -> None:
+    def commit(self, name: str, image: str) -> dict[str, object]:
+        """Make an image of a container's layer, as `docker commit` does; return the answer."""
+        repository, _, tag = image.partition(":")
+        path = f"/commit?container={name}&repo={repository}&tag={tag}"
+        return json.loads(self._call(_Connection(self.path), "POST", path, {}))
+
+    def _call(self, connection: _Connection, method: str, path: str, body: object = None) -> bytes:
         raw = None if body is None else json.dumps(body)
         connection.request(method, f"/v1.41{path}", raw, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         said = answer.read()
         if answer.status >= 300:
             raise RuntimeError(f"{method} {path}: {answer.status} {said[:300]!r}")
+        return said
 
     def _attach(self, name: str) -> socket.socket:
         stream = socket.socket(socket.AF_UNIX)

@@ -5,6 +5,8 @@ set -eu
 
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 cd "$root/contracts"
+# `make dev` puts a Node beside its Python that is new enough, where the system's may not be.
+PATH="$root/.venv/bin:$PATH"
 forge="node_modules/.bin/forge"
 
 setup() {

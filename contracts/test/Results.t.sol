@@ -183,9 +183,8 @@ contract ResultsTest is ChainFixture {
         vm.recordLogs();
         _answer(assignee, service, call, _done());
         Vm.Log memory log = _log(DevTangleTypes.ManagerHookFailed.selector);
-        (address manager, bytes4 selector,) = abi.decode(log.data, (address, bytes4, bytes));
-        _eq(address(faas), manager);
-        require(selector == faas.onJobResult.selector, "another hook failed");
+        _eq(address(faas), address(uint160(uint256(log.topics[1]))));
+        require(bytes4(log.topics[2]) == faas.onJobResult.selector, "another hook failed");
         _expectStillPending();
         tangle.setHookGasLimit(500_000);
         vm.prank(assignee);

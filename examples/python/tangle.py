@@ -3,7 +3,8 @@
 Before it, each in a terminal of its own:
 
     faas chain dev
-    faas operator --chain faas-chain/chain.json --key-file faas-chain/operator-0.key
+    faas operator --chain faas-chain/chain.json --key-file faas-chain/operator-0.key \\
+      --data-dir faas-chain/operator-0
 
 Without an argument the chain is the one at ws://localhost:9944.
 """

@@ -1,14 +1,18 @@
 """A real anvil on loopback, one for the session; every test deploys a chain world of its own."""
 
+import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.chain.world import World, deploy_world
+from tests.chain import their_tangle as their
+from tests.chain.world import Ground, World, deploy_world
 from web3 import AsyncHTTPProvider, AsyncWeb3
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +65,26 @@ def forge_build() -> Path:
 def anvil_url(tmp_path_factory):
     """The address of a running anvil that mines a block per transaction."""
     _toolchain()
-    directory = tmp_path_factory.mktemp("anvil")
+    with _anvil(tmp_path_factory.mktemp("anvil")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def their_tangle(tmp_path_factory):
+    """The protocol's own contracts on a node of their own."""
+    path = their.record()
+    if path is None:
+        pytest.skip(f"{their.VARIABLE} names no record of a deployment of Tangle")
+    _toolchain()
+    with _anvil(tmp_path_factory.mktemp("theirs"), *their.NODE_FLAGS) as url:
+        # Whoever asks for it may be in a loop: this needs one of its own.
+        with ThreadPoolExecutor(1) as thread:
+            deployed = thread.submit(lambda: asyncio.run(their.deploy_theirs(url, path))).result()
+        yield deployed
+
+
+@contextlib.contextmanager
+def _anvil(directory: Path, *flags: str):
     log = directory / "log"
     # A file, not a pipe: a pipe that nobody reads fills up and stops the node.
     with log.open("wb") as stdout:
@@ -69,6 +92,7 @@ def anvil_url(tmp_path_factory):
             [
                 str(_anvil_binary()),
                 *("--host", "127.0.0.1", "--port", "0", "--chain-id", "31337", "--accounts", "20"),
+                *flags,
             ],
             stdout=stdout,
             stderr=subprocess.STDOUT,
@@ -91,14 +115,17 @@ def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
     pytest.fail(f"anvil did not start: {log.read_text()[-400:]}")
 
 
-@pytest.fixture
-async def w3(anvil_url):
-    made = AsyncWeb3(AsyncHTTPProvider(anvil_url))
-    yield made
-    await made.provider.disconnect()
+@pytest.fixture(params=["ours", "theirs"] if their.record() else ["ours"])
+async def ground(request):
+    """A node with our DevTangle or, where its record is at hand, with the protocol's contracts."""
+    theirs = request.getfixturevalue("their_tangle") if request.param == "theirs" else None
+    url = theirs.url if theirs else request.getfixturevalue("anvil_url")
+    w3 = AsyncWeb3(AsyncHTTPProvider(url))
+    yield Ground(w3, theirs)
+    await w3.provider.disconnect()
 
 
 @pytest.fixture
-async def world(w3) -> World:
-    """DevTangle, our manager, one blueprint, two operators, one service."""
-    return await deploy_world(w3, operators=2)
+async def world(ground) -> World:
+    """Tangle, our manager, one blueprint, two operators, one service."""
+    return await deploy_world(ground, operators=2)

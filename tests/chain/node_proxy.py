@@ -8,6 +8,27 @@ import aiohttp
 from aiohttp import web
 
 
+class Hold:
+    """Keeps one question, before the node sees it or before the operator hears the answer."""
+
+    def __init__(self, method: str, about: str = "", *, is_after: bool = False) -> None:
+        self._method, self._about, self._is_after = method, about.lower(), is_after
+        self.is_met = asyncio.Event()
+        self.may_go = asyncio.Event()
+
+    def is_met_by(self, asked) -> bool:
+        is_it = asked["method"] == self._method and self._about in json.dumps(asked).lower()
+        return is_it and not self.may_go.is_set()
+
+    async def keep(self, passed_on, asked):
+        if self._is_after:
+            await passed_on(asked)
+        self.is_met.set()
+        await self.may_go.wait()
+        # Whoever asked is dead: what was not passed on never will be.
+        raise web.HTTPServiceUnavailable
+
+
 class NodeProxy:
     """HTTP and WebSocket through to a node; every misbehaviour is a field."""
 
@@ -15,6 +36,8 @@ class NodeProxy:
         self.target = target
         self.is_down = False
         self.lag = 0
+        self.range_max: int | None = None
+        self.hold: Hold | None = None
         self.asked: list[str] = []
         self.sockets: set[web.WebSocketResponse] = set()
 
@@ -51,6 +74,17 @@ class NodeProxy:
 
     async def _answer(self, asked):
         self.asked.append(asked["method"])
+        if self.range_max and asked["method"] == "eth_getLogs":
+            first, last = (int(asked["params"][0][name], 16) for name in ("fromBlock", "toBlock"))
+            if last - first >= self.range_max:
+                error = {"code": -32005, "message": "block range is too wide"}
+                return {"jsonrpc": "2.0", "id": asked["id"], "error": error}
+        hold = self.hold
+        if hold and hold.is_met_by(asked):
+            return await hold.keep(self._passed_on, asked)
+        return await self._passed_on(asked)
+
+    async def _passed_on(self, asked):
         if self.lag:
             asked, is_beyond = await self._behind(asked)
             if is_beyond:

@@ -17,7 +17,10 @@ from faas_sdk.tangle import PRESETS, TangleClient
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
     "faas chain dev",
-    "faas operator --chain faas-chain/chain.json --key-file faas-chain/operator-0.key",
+    (
+        "faas operator --chain faas-chain/chain.json --key-file faas-chain/operator-0.key"
+        " --data-dir faas-chain/operator-0"
+    ),
     "python3 examples/python/tangle.py faas-chain/chain.json",
 )
 
@@ -60,7 +63,7 @@ async def test_chain_operator_and_example_run_as_the_pages_say(forge_build, tmp_
         running.append(node)
         assert (await node.stdout.readline()).decode().strip() == "faas-chain/chain.json"
         assert read_dev_chain(tmp_path / "faas-chain" / "chain.json").service == 0
-        running.append(await start(COMMANDS[1], "--data-dir", str(tmp_path / "data")))
+        running.append(await start(COMMANDS[1]))
         example = await start(COMMANDS[2])
         running.append(example)
         async with asyncio.timeout(PATIENCE_SECONDS):

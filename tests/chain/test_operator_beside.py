@@ -179,6 +179,26 @@ async def test_slots_are_kept_for_quotes_and_then_there_are_none(operator, chain
     assert codes == [200, 200, 200, 200, 429]
 
 
+async def test_killed_operator_honours_its_quotes_and_gives_no_more_than_slots(
+    operator, user, chain
+):
+    await operator.start("--quote-port", "0")
+    door = await _door(operator)
+    wishes = [_wish(chain, chain.user, inputs=each) for each in (ECHO, b"1", b"2", b"3")]
+    quotes = [(await _http(f"{door}/quote", wish))[1] for wish in wishes]
+    await operator.kill()
+    await operator.start("--quote-port", "0")
+    door = await _door(operator, 1)
+    assert (await _http(f"{door}/quote", _wish(chain, chain.user, inputs=b"4")))[0] == 429
+    again = _wish(chain, chain.user)
+    assert (await _http(f"{door}/quote", again))[1] == quotes[0]
+    key = await _submit_quoted(user, [json.loads(quotes[0])])
+    assert (await user.over(key)).status is JobStatus.DONE, operator.said()
+    # Its job was seen, so the slot is free again.
+    status, told = await _http(f"{door}/quote", _wish(chain, chain.user, inputs=b"4"))
+    assert status == 200, told
+
+
 async def test_service_request_of_an_allowed_requester_is_approved_and_others_are_not(
     operator, user, chain
 ):

@@ -6,16 +6,23 @@ from pathlib import Path
 
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
+from tests.chain.their_tangle import TheirTangle
 from web3 import AsyncWeb3
 from web3.contract import AsyncContract
 from web3.exceptions import ContractCustomError
 from web3.logs import DISCARD
 
 from faas.chain.codec import JobStatus, ResultEnvelope, encode_result, inputs_hash_of
+from faas.chain.contract import Function
+from faas.chain.dev import CHAIN_ID, dev_account
+from faas.chain.rpc import Node
+from faas.chain.wallet import LocalWallet
 
 ABI = Path(__file__).parents[2] / "src" / "faas" / "chain" / "abi"
 ECHO = b"\xc0\xff\xee"
 NOBODY = "0x" + "0" * 40
+_LIMIT_HOOKS = Function("setManagerHookGasLimit(uint256)")
+_IS_ACTIVE = Function("isOperatorActive(address)", "bool")
 
 
 def artifact(name: str) -> dict:
@@ -114,22 +121,70 @@ async def deploy(w3: AsyncWeb3, sender: str, name: str, *arguments) -> AsyncCont
     return w3.eth.contract(address=receipt["contractAddress"], abi=made["abi"])
 
 
-async def deploy_world(w3: AsyncWeb3, *, operators: int, capacity: int = 4) -> World:
-    accounts = await w3.eth.accounts
-    owner, user, stranger, *rest = accounts
-    tangle = await deploy(w3, owner, "DevTangle", NOBODY)
+@dataclass(frozen=True)
+class Ground:
+    """A node, and whose Tangle is on it: ours for each world anew, or theirs, once."""
+
+    w3: AsyncWeb3
+    theirs: TheirTangle | None = None
+
+    async def limit_hooks(self, world: "World", gas: int) -> None:
+        """Set what a manager's hook may use, as the admin of Tangle may."""
+        if self.theirs is None:
+            await world.send(world.tangle.functions.setHookGasLimit(gas), world.owner)
+            return
+        digest = await self.w3.eth.send_transaction(
+            {"from": world.owner, "to": world.tangle.address, "data": _LIMIT_HOOKS.encode(gas)}
+        )
+        receipt = await self.w3.eth.wait_for_transaction_receipt(digest)
+        assert receipt["status"] == 1
+
+
+async def deploy_world(ground: Ground, *, operators: int, capacity: int = 4) -> World:
+    w3 = ground.w3
+    # The record of their deployment uses the first six.
+    first = 6 if ground.theirs else 3
+    everybody = await w3.eth.accounts
+    owner, user, stranger = everybody[:3]
+    serving = everybody[first : first + operators]
+    if ground.theirs:
+        tangle = w3.eth.contract(
+            address=w3.to_checksum_address(ground.theirs.tangle), abi=artifact("DevTangle")["abi"]
+        )
+        await _stake_once(ground.theirs, serving)
+    else:
+        tangle = await deploy(w3, owner, "DevTangle", NOBODY)
     faas = await deploy(w3, owner, "FaaSBlueprint", tangle.address, owner)
-    world = World(w3, tangle, faas, owner, user, stranger, rest[:operators], 0, 0)
-    await world.send(tangle.functions.createBlueprint(definition(faas.address)), owner)
-    for index, operator in enumerate(world.operators):
-        key = b"\x04" + keccak(bytes([index])) + keccak(bytes([index, 1]))
+    world = World(w3, tangle, faas, owner, user, stranger, serving, 0, 0)
+    made = await world.send(tangle.functions.createBlueprint(definition(faas.address)), owner)
+    [created] = world.events(tangle, "BlueprintCreated", made)
+    world.blueprint = created["args"]["blueprintId"]
+    for index, operator in enumerate(serving, first):
+        wallet = LocalWallet(bytes.fromhex(dev_account(index).key[2:]), chain_id=CHAIN_ID)
+        proof = wallet.key_proof(tangle=tangle.address, blueprint=world.blueprint)
         register = tangle.functions.registerOperator(
-            0, key, "http://127.0.0.1:9000", encode(("uint256",), (capacity,))
+            world.blueprint, proof, "http://127.0.0.1:9000", encode(("uint256",), (capacity,))
         )
         await world.send(register, operator)
-    request = tangle.functions.requestService(0, world.operators, b"", [], 0, NOBODY, 0, 0)
-    await world.send(request, user)
-    for operator in world.operators:
-        approval = (0, [], [0] * 4, [0] * 2, [])
-        await world.send(tangle.functions.approveService(approval), operator)
+    request = tangle.functions.requestService(world.blueprint, serving, b"", [], 0, NOBODY, 0, 0)
+    [asked] = world.events(tangle, "ServiceRequested", await world.send(request, user))
+    for operator in serving:
+        approval = (asked["args"]["requestId"], [], [0] * 4, [0] * 2, [])
+        last = await world.send(tangle.functions.approveService(approval), operator)
+    [activated] = world.events(tangle, "ServiceActivated", last)
+    world.service = activated["args"]["serviceId"]
     return world
+
+
+async def _stake_once(theirs: TheirTangle, operators: list[str]) -> None:
+    node = Node(theirs.url)
+    try:
+        answers = [
+            await node.call(theirs.staking, _IS_ACTIVE.encode(operator)) for operator in operators
+        ]
+    finally:
+        await node.aclose()
+    is_active = [_IS_ACTIVE.decode(answer)[0] for answer in answers]
+    await theirs.stake(
+        [each for each, is_staked in zip(operators, is_active, strict=True) if not is_staked]
+    )

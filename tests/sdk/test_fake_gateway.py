@@ -3,6 +3,8 @@
 The gateway here is a real process over the runtime that runs nothing, so this needs no root.
 """
 
+import io
+import tarfile
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -15,7 +17,9 @@ from faas_sdk import (
     ExitEvent,
     FaaSClient,
     IdempotencyConflictError,
+    ImageNotFoundError,
     InvalidArgumentError,
+    InvalidImageError,
     OutputEvent,
     UnsupportedError,
     WrongStateError,
@@ -173,6 +177,24 @@ async def test_pre_warming_says_what_is_ready(client: FaaSClient) -> None:
     with pytest.raises(InvalidArgumentError):
         await client.prewarm("host", 1_000_000)
     assert (await client.prewarm("host", 0))["requested"] == 0
+
+
+async def test_an_image_is_imported_listed_and_removed(client: FaaSClient) -> None:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as packed:
+        packed.addfile(tarfile.TarInfo("etc"))
+    made = await client.import_image("faas-test-sdk:1", sink.getvalue())
+    assert made["source"] == "tar"
+    listed = {one["reference"]: one for one in await client.list_images()}
+    assert listed[made["reference"]]["digest"] == made["digest"]
+    await client.remove_image("faas-test-sdk:1")
+    for gone in ("faas-test-sdk:1", "faas-test-nobody:1"):
+        with pytest.raises(ImageNotFoundError):
+            await client.remove_image(gone)
+    with pytest.raises(InvalidImageError):
+        await client.import_image("faas-test-sdk:2", b"no tar")
+    with pytest.raises(InvalidArgumentError):
+        await client.remove_image("faas-test-sdk:1", runtime="nonsense")
 
 
 async def test_health_and_metrics_have_the_names_of_the_contract(client: FaaSClient) -> None:

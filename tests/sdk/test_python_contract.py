@@ -369,3 +369,8 @@ async def test_images_are_listed_and_one_that_nobody_has_is_not_found(client: Fa
         await client.pull_image("faas-nobody:1", pull_policy="never")
     with pytest.raises(ImageNotFoundError):
         await client.execute("true", image="faas-nobody:1", pull_policy="never")
+
+
+async def test_an_image_is_built_only_where_there_is_an_engine(client: FaaSClient) -> None:
+    with pytest.raises(UnsupportedError):
+        await client.build_image("faas-test-sdk:1", b"\0" * 1024)

@@ -203,7 +203,7 @@ interface DevTangleTypes {
         uint64 indexed serviceId, uint64 indexed callId, address indexed operator, bytes result
     );
     event JobCompleted(uint64 indexed serviceId, uint64 indexed callId);
-    event ManagerHookFailed(address manager, bytes4 selector, bytes reason);
+    event ManagerHookFailed(address indexed manager, bytes4 indexed selector, bytes reason);
     event SlashProposed(
         uint64 indexed slashId,
         uint64 indexed serviceId,

@@ -38,6 +38,11 @@ CONTRACT = {
     "write_stdin",
     "wait",
     "submit",
+    "list_images",
+    "pull_image",
+    "build_image",
+    "import_image",
+    "remove_image",
     "health_check",
     "get_metrics",
     "get_client_metrics",
@@ -73,7 +78,7 @@ def test_the_sync_twin_is_freshly_generated() -> None:
 
 
 def test_nothing_async_is_left_in_the_sync_twin() -> None:
-    for name in ("_sync.py", "_sync_stream.py", "_sync_transport.py"):
+    for name in ("_sync.py", "_sync_images.py", "_sync_stream.py", "_sync_transport.py"):
         tree = ast.parse((ROOT / "src" / "faas_sdk" / name).read_text())
         kinds = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
         assert [node for node in ast.walk(tree) if isinstance(node, kinds)] == []

@@ -157,6 +157,10 @@ class AgentSandbox(ABC):
         self._require_alive()
         return archive.pack(self._channel, path)
 
+    async def save_archive(self, path: str, tar: Path) -> None:
+        self._require_alive()
+        await archive.pack_into(self._channel, path, tar)
+
     async def read_file(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
         self._require_alive()
         return await files.read(self._channel, path, offset=offset, length=length)

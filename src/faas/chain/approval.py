@@ -53,7 +53,7 @@ class Approver:
         node = self.contracts.node
         head = (await node.head()).block.number
         blueprint = await self.contracts.ask_manager(Manager.BLUEPRINT_ID)
-        entries = await node.logs(
+        entries = await node.all_logs(
             self.contracts.tangle,
             (Tangle.SERVICE_REQUESTED.topic, None, word(blueprint)),
             first=max(0, head - self.policy.blocks_back),

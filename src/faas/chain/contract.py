@@ -4,6 +4,7 @@ A signature here that differs from the committed ABI fails a test; one that diff
 deployed fails the operator's start-up check.
 """
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -116,7 +117,7 @@ class Tangle:
         "uint8,address,address[],uint256,bytes",
     )
     JOB_RESULT_SUBMITTED = Event("JobResultSubmitted(uint64,uint64,address,bytes)", "bytes")
-    HOOK_FAILED = Event("ManagerHookFailed(address,bytes4,bytes)", "address,bytes4,bytes")
+    HOOK_FAILED = Event("ManagerHookFailed(address,bytes4,bytes)", "bytes")
     SERVICE_REQUESTED = Event("ServiceRequested(uint64,uint64,address,uint8)", "uint8")
 
 
@@ -214,12 +215,15 @@ class Contracts:
         """Which active services of our blueprint an operator serves, of the newest ones."""
         count: int = await self.ask_tangle(Tangle.SERVICE_COUNT)
         blueprint = await self.ask_manager(Manager.BLUEPRINT_ID)
+        services = range(max(0, count - newest), count)
+        serves = await asyncio.gather(
+            *(self.ask_tangle(Tangle.IS_SERVICE_OPERATOR, each, operator) for each in services)
+        )
         found: list[int] = []
-        for service in range(max(0, count - newest), count):
-            if await self.ask_tangle(Tangle.IS_SERVICE_OPERATOR, service, operator):
-                told = await self.ask_tangle(Tangle.GET_SERVICE, service)
-                if told[0] == blueprint and told[11] == SERVICE_ACTIVE:
-                    found.append(service)
+        for service in (each for each, is_ours in zip(services, serves, strict=True) if is_ours):
+            told = await self.ask_tangle(Tangle.GET_SERVICE, service)
+            if told[0] == blueprint and told[11] == SERVICE_ACTIVE:
+                found.append(service)
         return found
 
     async def _ask(

@@ -2,6 +2,8 @@
 keeper. Two ports, for the one faces strangers and the other must not.
 """
 
+import asyncio
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -12,10 +14,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from faas.chain.quotes import Quote, QuoteDesk, Wish
+from faas.chain.quote_book import Quote
+from faas.chain.quotes import CONFIDENTIALITY, QuoteDesk, Wish
 from faas.errors import FaasError, InvalidArgumentError, TooLargeError
 
 _BODY_BYTES_MAX: Final = 4096
+_BODY_SECONDS: Final = 10
+"""To send so little: who takes longer holds a connection for its own sake."""
 _HASH_BYTES: Final = 32
 _STATUS: Final = {
     "invalid_argument": 400,
@@ -70,7 +75,8 @@ def quote_app(desk: QuoteDesk, info: Callable[[], dict[str, Any]]) -> Starlette:
 
     async def quote(request: Request) -> Response:
         try:
-            return JSONResponse(_told(await desk.quote(_wish(await _body(request)))))
+            found = await desk.quote(_wish(await _body(request)))
+            return JSONResponse(_told(found, desk.operator))
         except FaasError as failure:
             return _problem(failure)
 
@@ -79,10 +85,14 @@ def quote_app(desk: QuoteDesk, info: Callable[[], dict[str, Any]]) -> Starlette:
 
 async def _body(request: Request) -> QuoteRequest:
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _BODY_BYTES_MAX:
-            raise TooLargeError(f"the body is above {_BODY_BYTES_MAX} bytes")
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > _BODY_BYTES_MAX:
+                    raise TooLargeError(f"the body is above {_BODY_BYTES_MAX} bytes")
+    except TimeoutError:
+        raise InvalidArgumentError(f"no body within {_BODY_SECONDS} seconds") from None
     try:
         return msgspec.json.decode(bytes(body), type=QuoteRequest)
     except msgspec.MsgspecError as failure:
@@ -109,7 +119,7 @@ def _wish(asked: QuoteRequest) -> Wish:
     )
 
 
-def _told(quote: Quote) -> dict[str, object]:
+def _told(quote: Quote, operator: str) -> dict[str, object]:
     return {
         "details": {
             "requester": quote.requester,
@@ -119,11 +129,11 @@ def _told(quote: Quote) -> dict[str, object]:
             "price": str(quote.price),
             "timestamp": quote.timestamp,
             "expiry": quote.expiry,
-            "confidentiality": quote.confidentiality,
+            "confidentiality": CONFIDENTIALITY,
             "inputsHash": "0x" + quote.inputs_hash.hex(),
         },
         "signature": "0x" + quote.signature.hex(),
-        "operator": quote.operator,
+        "operator": operator,
     }
 
 
@@ -142,7 +152,8 @@ def _problem(failure: FaasError) -> Response:
         "hint": failure.hint,
         "retryable": failure.retryable,
     }
-    headers = {"retry-after": "1"} if failure.retryable else None
+    after = str(math.ceil(failure.retry_after_seconds or 1))
+    headers = {"retry-after": after} if failure.retryable else None
     return JSONResponse(
         told, status_code=status, headers=headers, media_type="application/problem+json"
     )

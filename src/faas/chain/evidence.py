@@ -63,17 +63,17 @@ async def fetch_evidence(contracts: Contracts, key: CallKey, *, first_block: int
     node = contracts.node
     last = (await node.head()).block.number
     topics = (word(key.service), word(key.call))
-    accepted = await node.logs(
+    accepted = await node.newest_logs(
         contracts.manager, (Manager.ACCEPTED.topic, *topics), first=first_block, last=last
     )
     if not accepted:
         raise NotFoundError(f"no result of call {key.service}/{key.call} was accepted")
     receipt = await node.receipt(accepted[-1].transaction_hash)
-    submitted = await node.logs(
+    submitted = await node.newest_logs(
         contracts.tangle,
         ((Tangle.JOB_SUBMITTED.topic, Tangle.JOB_SUBMITTED_FROM_QUOTE.topic), *topics),
         first=first_block,
-        last=last,
+        last=accepted[-1].block.number,
     )
     results = [
         Tangle.JOB_RESULT_SUBMITTED.decode(entry)[0]

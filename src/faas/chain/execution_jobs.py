@@ -1,19 +1,29 @@
-"""Jobs 0 and 1: commands. Made once by the executor: the key of the call finds the earlier run."""
+"""Jobs 0 and 1: commands. Made once by the executor: the key of the call finds the earlier run.
+
+Only a run whose sandbox was lost, with the machine or by its own doing, is no answer: it runs anew.
+"""
 
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, cast
 
+from faas import logs
 from faas.chain.codec import ExecuteAdvanced, ExecuteFunction, JobCall
 from faas.chain.job_context import Answer, Executor, JobContext
 from faas.chain.receipts import Means
-from faas.errors import InternalError, InvalidArgumentError, TooLargeError
+from faas.errors import InternalError, InvalidArgumentError, SandboxBrokenError, TooLargeError
 from faas.model import ExecutionRecord, ExecutionResult, ExecutionSpec, ExitReason, Mode
+
+_log = logs.bind(__name__)
 
 COMMAND_FAILED: Final = "command_failed"
 """The code of a job whose command ended with another code than 0; the platform did its part."""
 
 _STDERR_TOLD: Final = 1024
+_RUNS_MAX: Final = 3
+"""A job that breaks its own sandbox ends here; one whose machine was restarted has had its luck."""
+_RUN_AGAIN: Final = frozenset({Mode.EPHEMERAL, Mode.CHECKPOINTED, Mode.BRANCHED})
+"""Modes whose sandbox nobody else sees: a run that was cut off has left nothing to stumble over."""
 _BY_MODE: Final = {
     Mode.CACHED: "cache_key",
     Mode.CHECKPOINTED: "snapshot_id",
@@ -55,7 +65,7 @@ async def execute_advanced(executor: Executor, call: JobCall, context: JobContex
 async def _run(
     executor: Executor, spec: ExecutionSpec, context: JobContext, resource: str = ""
 ) -> Answer:
-    record = await executor.execute(spec, context.principal, idempotency=context.idempotency)
+    record = await _executed(executor, spec, context)
     result = record.result
     if result is None:
         raise InternalError("the executor answered without a result")
@@ -75,6 +85,23 @@ async def _run(
     if result.stdout_truncated:
         raise TooLargeError("the command wrote more than is kept")
     return answer
+
+
+async def _executed(
+    executor: Executor, spec: ExecutionSpec, context: JobContext
+) -> ExecutionRecord:
+    """Run it, and once more when its sandbox was lost: under a key of its own, for the executor
+    answers the first key with the loss for ever."""
+    for attempt in range(_RUNS_MAX):
+        key = context.idempotency
+        named = replace(key, key=f"{key.key}/{attempt}") if attempt else key
+        try:
+            return await executor.execute(spec, context.principal, idempotency=named)
+        except SandboxBrokenError as failure:
+            if spec.mode not in _RUN_AGAIN or attempt + 1 == _RUNS_MAX:
+                raise
+            _log.warning("a job runs again, for its sandbox was lost", why=failure.message)
+    raise AssertionError("the loop ends by returning or raising")
 
 
 def _kept(record: ExecutionRecord, result: ExecutionResult, asked: str) -> str:

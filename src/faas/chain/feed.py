@@ -14,12 +14,12 @@ from typing import Final
 from faas import logs
 from faas.chain.journal import Block, CallKey, Journal
 from faas.chain.ports import Chain
-from faas.chain.rpc import Head
+from faas.chain.rpc import RANGE_MAX, Head, NodeRefusedError
 from faas.clock import Clock, SystemClock
 from faas.errors import ChainUnavailableError
 
-RANGE_MAX: Final = 2000
-"""Blocks of one query: what public nodes allow."""
+_GROWTH: Final = 8
+"""A search that a node answered makes the next one larger by an eighth."""
 
 _log = logs.bind(__name__)
 
@@ -41,7 +41,7 @@ class Feed:
         self._chain = chain
         self._journal = journal
         self._first_block = first_block
-        self._range_max = range_max
+        self._range_max = self._range = range_max
         self._on_dropped = on_dropped
         self._clock = clock or SystemClock()
         self._lag_seconds = lag_seconds
@@ -62,14 +62,23 @@ class Feed:
             cursor = await self._go_back()
         self._behind_ns = None
         while (first := cursor.number + 1 if cursor else self._first_block) <= head.block.number:
-            last = await self._read(first, head, cursor)
+            try:
+                last = await self._read(first, head, cursor)
+            except NodeRefusedError:
+                # Nodes differ in how many blocks, and how many bytes of events, they tell at once.
+                asked = min(self._range, head.block.number - first + 1)
+                if asked == 1:
+                    raise
+                self._range = asked // 2
+                continue
             if last is None:
                 break
             cursor = last
+            self._range = min(self._range_max, self._range + self._range // _GROWTH + 1)
         return head if cursor is None else replace(head, block=cursor)
 
     async def _read(self, first: int, head: Head, cursor: Block | None) -> Block | None:
-        number = min(first + self._range_max - 1, head.block.number)
+        number = min(first + self._range - 1, head.block.number)
         last = head.block if number == head.block.number else await self._chain.block(number)
         if last is None:
             return None

@@ -129,6 +129,7 @@ async def join_operator(
                 options.quote_seconds,
                 refused=frozenset() if jobs.serves_ports else frozenset({int(JobKind.EXPOSE_PORT)}),
             ),
+            journal.quotes,
             chain_id=jobs.chain_id,
             load=journal.open_jobs,
             clock=clock,

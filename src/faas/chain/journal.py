@@ -10,90 +10,41 @@ result is here before it is signed, a signed transaction before it is sent. A re
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from faas.chain.journal_rows import (
+    COLUMNS,
+    SCHEMA,
+    Block,
+    CallKey,
+    JobState,
+    JournalEntry,
+    Move,
+    SeenCall,
+    SignedTransaction,
+    entry_of,
+)
+from faas.chain.quote_book import QuoteBook
 from faas.errors import InvalidConfigError, WrongStateError
+
+__all__ = [
+    "BLOCKS_KEPT",
+    "Block",
+    "CallKey",
+    "JobState",
+    "Journal",
+    "JournalEntry",
+    "Move",
+    "SeenCall",
+    "SignedTransaction",
+]
 
 BLOCKS_KEPT: Final = 256
 """Hashes kept to find the common ancestor after a reorg: eight times the depth of `safe`."""
 
 _NONCES_KEPT: Final = 1024
 """Transactions of no job that are kept: one of the last may still be mined after a reorg."""
-
-
-class JobState(StrEnum):
-    """Where the operator's part in a job stands."""
-
-    SEEN = "seen"
-    RUNNING = "running"
-    RAN = "ran"
-    SENT = "sent"
-    CONFIRMED = "confirmed"
-    REJECTED = "rejected"
-    EXPIRED = "expired"
-    DROPPED = "dropped"
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A block we have read up to."""
-
-    number: int
-    hash: bytes
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class CallKey:
-    """A call, unique on the journal's chain until a reorg."""
-
-    service: int
-    call: int
-
-
-@dataclass(frozen=True, slots=True)
-class SeenCall:
-    """A call assigned to us, as read from one block."""
-
-    key: CallKey
-    job: int
-    inputs: bytes
-    inputs_hash: bytes
-    deadline: int
-    block: Block
-    caller: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SignedTransaction:
-    """What is sent again, byte for byte, after a restart."""
-
-    nonce: int
-    raw: bytes
-    hash: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class JournalEntry:
-    """One call and where our part in it stands."""
-
-    seen: SeenCall
-    state: JobState
-    result: bytes | None
-    transaction_hash: bytes | None
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """One job's step to its next state."""
-
-    key: CallKey
-    to: JobState
-    result: bytes | None = None
-
 
 _ENDS: Final = frozenset({JobState.CONFIRMED, JobState.REJECTED, JobState.EXPIRED})
 _BEFORE: Final = {
@@ -105,27 +56,6 @@ _BEFORE: Final = {
     JobState.REJECTED: frozenset({JobState.SENT, JobState.RAN}),
     JobState.EXPIRED: frozenset(JobState) - _ENDS,
 }
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS meta (chain INTEGER NOT NULL, manager TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS blocks (number INTEGER PRIMARY KEY, hash BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS transactions (
-    hash BLOB PRIMARY KEY, nonce INTEGER NOT NULL, raw BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS jobs (
-    service INTEGER NOT NULL, call INTEGER NOT NULL, job INTEGER NOT NULL,
-    inputs BLOB NOT NULL, inputs_hash BLOB NOT NULL, deadline INTEGER NOT NULL,
-    block_number INTEGER NOT NULL, block_hash BLOB NOT NULL,
-    state TEXT NOT NULL, result BLOB, transaction_hash BLOB, reason TEXT, settled INTEGER,
-    caller TEXT NOT NULL DEFAULT '',
-    PRIMARY KEY (service, call)
-);
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, deadline);
-CREATE INDEX IF NOT EXISTS transactions_by_nonce ON transactions (nonce);
-"""
-_COLUMNS: Final = (
-    "service, call, job, inputs, inputs_hash, deadline, block_number, block_hash,"
-    " state, result, transaction_hash, reason, caller"
-)
 
 
 class Journal:
@@ -135,8 +65,9 @@ class Journal:
         self._database = sqlite3.connect(path, isolation_level=None)
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
-        self._database.executescript(_SCHEMA)
+        self._database.executescript(SCHEMA)
         self._complete()
+        self.quotes = QuoteBook(self._database)
         self._bind(chain_id, manager.lower())
 
     def close(self) -> None:
@@ -208,23 +139,25 @@ class Journal:
                 "UPDATE jobs SET state = ? WHERE block_number > ? RETURNING service, call",
                 (JobState.DROPPED, to),
             ).fetchall()
-        return sorted(CallKey(*row) for row in rows)
+            dropped = sorted(CallKey(*row) for row in rows)
+            self.quotes.give_back(dropped)
+        return dropped
 
     def get(self, key: CallKey) -> JournalEntry | None:
         """Look one call up."""
         row = self._database.execute(
-            f"SELECT {_COLUMNS} FROM jobs WHERE service = ? AND call = ?",  # noqa: S608  our own constant
+            f"SELECT {COLUMNS} FROM jobs WHERE service = ? AND call = ?",  # noqa: S608  our own constant
             (key.service, key.call),
         ).fetchone()
-        return _entry(row) if row else None
+        return entry_of(row) if row else None
 
     def in_state(self, state: JobState, *, limit: int = 1000) -> list[JournalEntry]:
         """List calls in one state, the nearest deadline first."""
         rows = self._database.execute(
-            f"SELECT {_COLUMNS} FROM jobs WHERE state = ? ORDER BY deadline, call LIMIT ?",  # noqa: S608  our own constant
+            f"SELECT {COLUMNS} FROM jobs WHERE state = ? ORDER BY deadline, call LIMIT ?",  # noqa: S608  our own constant
             (state, limit),
         ).fetchall()
-        return [_entry(row) for row in rows]
+        return [entry_of(row) for row in rows]
 
     def started(self, key: CallKey) -> None:
         """It runs from now on."""
@@ -374,13 +307,15 @@ class Journal:
         sent = known.transaction_hash if known and result is not None else None
         state = JobState.SEEN if result is None else JobState.SENT if sent else JobState.RAN
         self._database.execute(
-            f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL,?)",  # noqa: S608  our own constant
+            f"INSERT OR REPLACE INTO jobs ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL,?)",  # noqa: S608  our own constant
             (
                 *(call.key.service, call.key.call, call.job, call.inputs, call.inputs_hash),
                 *(call.deadline, call.block.number, call.block.hash, state, result, sent),
                 call.caller,
             ),
         )
+        if call.is_quoted:
+            self.quotes.use(call)
 
     def _move(
         self,
@@ -416,14 +351,3 @@ class Journal:
                 " WHERE service = ? AND call = ?",
                 (to, result, transaction_hash, reason, settled, key.service, key.call),
             )
-
-
-_Row = tuple[
-    int, int, int, bytes, bytes, int, int, bytes, str, bytes | None, bytes | None, str | None, str
-]
-
-
-def _entry(row: _Row) -> JournalEntry:
-    block = Block(row[6], row[7])
-    seen = SeenCall(CallKey(row[0], row[1]), row[2], row[3], row[4], row[5], block, row[12])
-    return JournalEntry(seen, JobState(row[8]), row[9], row[10], row[11])

@@ -2,7 +2,9 @@
 
 A quote is the operator's consent, and the contract asks no further. So it is given only to a
 permitted caller who signs for the wish, for a job this operator does, and while a slot is free; the
-slot is kept until the quote expires.
+slot is kept until the quote expires or its job is seen, also over a restart (`quote_book`). One
+wish has one open quote: whoever asks again gets the same, for else a caller could collect more
+signatures than there are slots.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +17,7 @@ from eth_hash.auto import keccak
 from faas.chain.codec import JobKind
 from faas.chain.contract import Contracts, Tangle
 from faas.chain.handlers import HANDLERS
+from faas.chain.quote_book import Quote, QuoteBook
 from faas.chain.signatures import signer_of_message
 from faas.clock import Clock
 from faas.errors import (
@@ -30,6 +33,10 @@ _WISH: Final = keccak(b"FaaSQuoteRequest.v1")
 _WISH_SECONDS_MAX: Final = 300
 _PRICE_MIN: Final = 100
 """Tangle takes no price between zero and this."""
+CONFIDENTIALITY: Final = 0
+"""Any: what Tangle calls a job that asks for no trusted machine."""
+_USEFUL_SHARE: Final = 6
+"""A quote with less than a sixth of its time left may be late before it is mined."""
 _TYPES: Final[dict[str, list[dict[str, str]]]] = {
     "JobQuoteDetails": [
         {"name": "requester", "type": "address"},
@@ -102,34 +109,15 @@ class Wish:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Quote:
-    """Tangle's `JobQuoteDetails`, and the operator's signature."""
-
-    requester: str
-    service: int
-    job: int
-    price: int
-    timestamp: int
-    expiry: int
-    confidentiality: int
-    inputs_hash: bytes
-    signature: bytes
-    operator: str
-
-
-_Key = tuple[str, int, int, bytes]
-
-
 class QuoteDesk:
-    """Gives quotes while there is room. What it reserved is forgotten by a restart: then a few jobs
-    more than the capacity may come, and wait."""
+    """Gives quotes while there is room."""
 
     def __init__(
         self,
         contracts: Contracts,
         signer: TypedSigner,
         settings: QuoteSettings,
+        book: QuoteBook,
         *,
         chain_id: int,
         load: Callable[[], int],
@@ -138,13 +126,18 @@ class QuoteDesk:
         self._contracts = contracts
         self._signer = signer
         self._settings = settings
+        self._book = book
         self._chain_id = chain_id
         self._load = load
         self._clock = clock
-        self._reserved: dict[_Key, int] = {}
         self.is_open = True
         self.given = 0
         self.refused = 0
+
+    @property
+    def operator(self) -> str:
+        """Who signs."""
+        return self._signer.address
 
     async def quote(self, wish: Wish) -> Quote:
         """Sign for a price.
@@ -155,23 +148,19 @@ class QuoteDesk:
         try:
             self._check(wish)
             await self._check_service(wish)
-            key = self._reserve(wish)
+            quote = self._kept(wish)
         except Exception:
             self.refused += 1
             raise
-        try:
-            quote = await self._signed(wish, self._reserved[key])
-        except BaseException:
-            self._reserved.pop(key, None)
-            raise
+        if not quote.signature:
+            quote = self._book.signed(quote, await self._signature(quote))
         self.given += 1
         return quote
 
     @property
     def reserved(self) -> int:
         """Slots that are kept for quotes now."""
-        self._forget_old()
-        return len(self._reserved)
+        return self._book.slots(self._now())
 
     def _check(self, wish: Wish) -> None:
         if not self.is_open:
@@ -193,37 +182,48 @@ class QuoteDesk:
         ask = self._contracts.ask_tangle
         if not await ask(Tangle.IS_SERVICE_OPERATOR, wish.service, self._signer.address):
             raise InvalidArgumentError("this operator does not serve that service")
+        if (await ask(Tangle.GET_SERVICE, wish.service))[12] != CONFIDENTIALITY:
+            raise UnsupportedError("this operator has no trusted machine, which the service wants")
         if not await ask(Tangle.IS_PERMITTED, wish.service, wish.requester):
             raise PermissionDeniedError("the service does not permit this caller")
 
-    def _reserve(self, wish: Wish) -> _Key:
-        """Take a slot; nothing waits in here."""
-        self._forget_old()
-        key = (wish.requester, wish.service, wish.job, wish.inputs_hash)
-        expiry = self._now() + self._settings.seconds
-        own = sum(each[0] == wish.requester for each in self._reserved)
-        if self._reserved.get(key) == expiry:
+    def _kept(self, wish: Wish) -> Quote:
+        """Find the open quote for a wish, or take a slot for one; nothing waits in here."""
+        now, seconds = self._now(), self._settings.seconds
+        known = self._book.newest((wish.requester, wish.service, wish.job, wish.inputs_hash))
+        if known is not None and self._book.is_open(known, now):
+            left = known.expiry - now
+            if left * _USEFUL_SHARE < seconds:
+                raise ResourceExhaustedError(
+                    "the open quote for that is about to expire", retry_after_seconds=float(left)
+                )
+            return known
+        if known is not None and known.timestamp >= now:
+            # It would be the same quote, which Tangle has taken.
             raise ResourceExhaustedError("that was quoted just now", retry_after_seconds=1.0)
-        if key not in self._reserved:
-            if own >= self._settings.of_one_requester_max:
-                raise ResourceExhaustedError("this caller has open quotes enough")
-            if self._load() + len(self._reserved) >= self._settings.capacity:
-                raise ResourceExhaustedError("no slot is free")
-        self._reserved[key] = expiry
-        return key
-
-    async def _signed(self, wish: Wish, expiry: int) -> Quote:
+        if self._book.slots(now, requester=wish.requester) >= self._settings.of_one_requester_max:
+            raise ResourceExhaustedError("this caller has open quotes enough")
+        if self._load() + self._book.slots(now) >= self._settings.capacity:
+            raise ResourceExhaustedError("no slot is free")
         price = self._settings.price_of(wish.job)
-        timestamp = expiry - self._settings.seconds
+        quote = Quote(
+            *(wish.requester, wish.service, wish.job, wish.inputs_hash),
+            *(now, now + seconds, price),
+        )
+        self._book.trim(now)
+        self._book.keep(quote)
+        return quote
+
+    async def _signature(self, quote: Quote) -> bytes:
         value: dict[str, Any] = {
-            "requester": wish.requester,
-            "serviceId": wish.service,
-            "jobIndex": wish.job,
-            "price": price,
-            "timestamp": timestamp,
-            "expiry": expiry,
-            "confidentiality": 0,
-            "inputsHash": wish.inputs_hash,
+            "requester": quote.requester,
+            "serviceId": quote.service,
+            "jobIndex": quote.job,
+            "price": quote.price,
+            "timestamp": quote.timestamp,
+            "expiry": quote.expiry,
+            "confidentiality": CONFIDENTIALITY,
+            "inputsHash": quote.inputs_hash,
         }
         domain = {
             "name": "TangleQuote",
@@ -231,15 +231,7 @@ class QuoteDesk:
             "chainId": self._chain_id,
             "verifyingContract": self._contracts.tangle,
         }
-        signature = await self._signer.sign_typed(domain, _TYPES, value)
-        return Quote(
-            *(wish.requester, wish.service, wish.job, price, timestamp, expiry, 0),
-            *(wish.inputs_hash, signature, self._signer.address),
-        )
-
-    def _forget_old(self) -> None:
-        now = self._now()
-        self._reserved = {key: until for key, until in self._reserved.items() if until > now}
+        return await self._signer.sign_typed(domain, _TYPES, value)
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp())

@@ -169,22 +169,27 @@ def problems_of(envelope: ResultEnvelope, *, inputs: bytes | None = None) -> lis
 def compare(envelopes: Sequence[ResultEnvelope]) -> list[str]:
     """Compare what different operators made of the same inputs; empty when they agree.
 
-    Raises:
-        DataLossError: a result has no receipt.
+    A result without a receipt is a finding too, and is compared by what it says.
     """
     found: list[str] = []
-    receipts: list[Receipt] = []
-    for number, envelope in enumerate(envelopes):
-        found += [f"result {number}: {problem}" for problem in problems_of(envelope)]
-        receipts.append(decode_receipt(envelope.receipt).receipt)
-    for name in ("chain_id", "manager", "job", "inputs_hash", "image_digest", "payload_sha256"):
-        if len({getattr(receipt, name) for receipt in receipts}) != 1:
-            found.append(f"the results differ in {name}: they are not of the same job")
-    if len({receipt.operator for receipt in receipts}) != len(receipts):
-        found.append("an operator is there twice: that compares nothing")
+    receipts: dict[int, Receipt] = {}
     outputs: dict[tuple[JobStatus, bytes], list[str]] = {}
-    for receipt in receipts:
-        outputs.setdefault((receipt.status, receipt.output_hash), []).append(receipt.operator)
+    for number, envelope in enumerate(envelopes):
+        name = f"result {number}"
+        try:
+            found += [f"{name}: {problem}" for problem in problems_of(envelope)]
+            receipts[number] = decode_receipt(envelope.receipt).receipt
+            name = receipts[number].operator
+        except DataLossError as failure:
+            found.append(f"{name}: {failure.message}")
+        outputs.setdefault((envelope.status, keccak(envelope.output)), []).append(name)
+    told = {"inputs_hash": {envelope.inputs_hash for envelope in envelopes}}
+    for field in ("chain_id", "manager", "job", "image_digest", "payload_sha256"):
+        told[field] = {getattr(receipt, field) for receipt in receipts.values()}
+    for field in (field for field, values in told.items() if len(values) > 1):
+        found.append(f"the results differ in {field}: they are not of the same job")
+    if len({receipt.operator for receipt in receipts.values()}) != len(receipts):
+        found.append("an operator is there twice: that compares nothing")
     if len(outputs) > 1:
         ranked = sorted(outputs.values(), key=len, reverse=True)
         odd = ", ".join(operator for group in ranked[1:] for operator in group)

@@ -5,7 +5,7 @@ asked for at the same time travel as one request: an operator asks for a hundred
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -17,6 +17,8 @@ from faas.chain.reverts import error_of_revert, read_revert
 from faas.errors import ChainUnavailableError, FaasError
 
 _TIMEOUT_SECONDS: Final = 20.0
+RANGE_MAX: Final = 2000
+"""Blocks of one search for events: what public nodes allow."""
 _BATCH_MAX: Final = 50
 """Calls in one request; public nodes take a hundred and some fewer."""
 _REFUSED: Final = range(400, 429)
@@ -175,8 +177,11 @@ class Node:
             async with self._session.post(self.url, data=msgspec.json.encode(message)) as answer:
                 if isinstance(message, list) and answer.status in _REFUSED:
                     return None
+                body = await answer.read()
+                if answer.status in _REFUSED and (refusal := _said_in(body)):
+                    return refusal
                 answer.raise_for_status()
-                return msgspec.json.decode(await answer.read())
+                return msgspec.json.decode(body)
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as failure:
             raise self._silence(str(failure) or "it takes too long") from failure
 
@@ -212,6 +217,39 @@ class Node:
             "toBlock": hex(last),
         }
         return [_log_entry(found) for found in await self.request("eth_getLogs", asked)]
+
+    async def newest_logs(
+        self, address: str, topics: Topics, *, first: int, last: int
+    ) -> list[LogEntry]:
+        """List the events of the last blocks that have any, looking back from the newest."""
+        async for found in self._pieces(address, topics, first, last):
+            if found:
+                return found
+        return []
+
+    async def all_logs(
+        self, address: str, topics: Topics, *, first: int, last: int
+    ) -> list[LogEntry]:
+        """List events of a contract, in order, in as many searches as the node wants."""
+        pieces = [found async for found in self._pieces(address, topics, first, last)]
+        return [entry for found in reversed(pieces) for entry in found]
+
+    async def _pieces(
+        self, address: str, topics: Topics, first: int, last: int
+    ) -> AsyncIterator[list[LogEntry]]:
+        """Look back, a range at a time; nodes differ in how wide a range they search."""
+        span = RANGE_MAX
+        while last >= first:
+            start = max(first, last - span + 1)
+            try:
+                found = await self.logs(address, topics, first=start, last=last)
+            except NodeRefusedError:
+                if start == last:
+                    raise
+                span = (last - start + 1) // 2
+                continue
+            yield found
+            last = start - 1
 
     async def call(
         self, to: str, data: bytes, *, sender: str | None = None, at: bytes | None = None
@@ -268,6 +306,16 @@ class Node:
 
 def _message(number: int, method: str, params: Sequence[object]) -> dict[str, object]:
     return {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+
+
+def _said_in(body: bytes) -> dict[str, Any] | None:
+    """Some nodes refuse, for example too wide a search, by the status and by JSON-RPC as well."""
+    try:
+        told = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return None
+    is_error = isinstance(told, dict) and isinstance(told.get("error"), dict)  # pyright: ignore[reportUnknownMemberType]
+    return cast("dict[str, Any]", told) if is_error else None
 
 
 def _refusal(error: dict[str, Any]) -> Exception:

@@ -140,7 +140,7 @@ async def _event_problems(contracts: Contracts) -> list[str]:
     last = (await contracts.node.head()).block.number
     topics = (Tangle.JOB_SUBMITTED.topic,)
     first = max(0, last - _EVENT_BLOCKS)
-    entries = await contracts.node.logs(contracts.tangle, topics, first=first, last=last)
+    entries = await contracts.node.newest_logs(contracts.tangle, topics, first=first, last=last)
     if not entries:
         return []
     newest = entries[-1]

@@ -1,6 +1,6 @@
 """The real chain behind `ports.Chain`: one node, Tangle, our manager, one account."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,7 @@ from faas.chain.contract import (
 )
 from faas.chain.journal import Block, CallKey, SeenCall
 from faas.chain.ports import Nonces, Results, Settlement
-from faas.chain.rpc import Head, LogEntry, NodeRefusedError, Receipt
+from faas.chain.rpc import Head, LogEntry, NodeRefusedError, Receipt, Topics
 from faas.errors import ChainUnavailableError
 
 _TOPICS_MAX: Final = 100
@@ -58,7 +58,7 @@ class TangleChain:
         """Calls that were given to this operator in these blocks, with their inputs."""
         topics = (Manager.JOB_ASSIGNED.topic, None, None, address_word(self._operator))
         entries = await self._node.logs(self._contracts.manager, topics, first=first, last=last)
-        inputs = await self._inputs([key_of(entry) for entry in entries], first, last)
+        inputs = await self._inputs(entries, first, last)
         # A range read while the chain was reorganised may name a call without its submission.
         return [_seen(entry, inputs[key_of(entry)]) for entry in entries if key_of(entry) in inputs]
 
@@ -131,27 +131,26 @@ class TangleChain:
         )
 
     async def _inputs(
-        self, keys: Sequence[CallKey], first: int, last: int
+        self, assigned: Sequence[LogEntry], first: int, last: int
     ) -> "dict[CallKey, _Submission]":
+        keys = [key_of(entry) for entry in assigned]
         found: dict[CallKey, _Submission] = {}
         for start in range(0, len(keys), _TOPICS_MAX):
-            found |= await self._submitted(keys[start : start + _TOPICS_MAX], first, last)
-        # A call that was passed on to us was submitted long before.
-        for key in {key for key in keys if key not in found}:
-            found |= await self._submitted([key], self._first_block, last)
+            some = set(keys[start : start + _TOPICS_MAX])
+            topics = _of_calls(some)
+            entries = await self._node.logs(self._contracts.tangle, topics, first=first, last=last)
+            found |= {
+                key_of(entry): _submission(entry) for entry in entries if key_of(entry) in some
+            }
+        for entry in assigned:
+            # A call that was passed on to us was submitted before, perhaps long before.
+            if (key := key_of(entry)) not in found and _attempt(entry) > 1:
+                earlier = await self._node.newest_logs(
+                    self._contracts.tangle, _of_calls({key}), first=self._first_block, last=first
+                )
+                if earlier:
+                    found[key] = _submission(earlier[-1])
         return found
-
-    async def _submitted(
-        self, keys: Iterable[CallKey], first: int, last: int
-    ) -> "dict[CallKey, _Submission]":
-        wanted = set(keys)
-        topics = (
-            (Tangle.JOB_SUBMITTED.topic, Tangle.JOB_SUBMITTED_FROM_QUOTE.topic),
-            [word(service) for service in sorted({key.service for key in wanted})],
-            [word(call) for call in sorted({key.call for key in wanted})],
-        )
-        entries = await self._node.logs(self._contracts.tangle, topics, first=first, last=last)
-        return {key_of(entry): _submission(entry) for entry in entries if key_of(entry) in wanted}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +158,26 @@ class _Submission:
     job: int
     caller: str
     inputs: bytes
+    is_quoted: bool
+
+
+def _of_calls(keys: Collection[CallKey]) -> Topics:
+    return (
+        (Tangle.JOB_SUBMITTED.topic, Tangle.JOB_SUBMITTED_FROM_QUOTE.topic),
+        [word(service) for service in sorted({key.service for key in keys})],
+        [word(call) for call in sorted({key.call for key in keys})],
+    )
+
+
+def _attempt(entry: LogEntry) -> int:
+    return Manager.JOB_ASSIGNED.decode(entry)[1]
 
 
 def _submission(entry: LogEntry) -> _Submission:
     is_plain = entry.topics[0] == Tangle.JOB_SUBMITTED.topic
     event = Tangle.JOB_SUBMITTED if is_plain else Tangle.JOB_SUBMITTED_FROM_QUOTE
     fields = event.decode(entry)
-    return _Submission(fields[0], to_checksum_address(fields[1]), fields[-1])
+    return _Submission(fields[0], to_checksum_address(fields[1]), fields[-1], not is_plain)
 
 
 def _seen(entry: LogEntry, found: _Submission) -> SeenCall:
@@ -174,4 +186,8 @@ def _seen(entry: LogEntry, found: _Submission) -> SeenCall:
         raise ChainUnavailableError("Tangle and the manager disagree about a job")
     digest = keccak(found.inputs)
     key = key_of(entry)
-    return SeenCall(key, found.job, found.inputs, digest, deadline, entry.block, found.caller)
+    return SeenCall(
+        *(key, found.job, found.inputs, digest, deadline, entry.block),
+        caller=found.caller,
+        is_quoted=found.is_quoted,
+    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from faas.cli import render
+from faas.cli.extras import require_tangle
 from faas.errors import InvalidConfigError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def dev(
     anvil: str | None,
 ) -> None:
     """Start a node with everything deployed, a service and funded accounts."""
+    require_tangle()
     from faas.chain.dev import find_anvil, run_anvil
 
     node = run_anvil(find_anvil(anvil), port=port, block_seconds=block_seconds)
@@ -73,7 +75,8 @@ async def _dev(
         render.say(f"chain {chain.chain_id} on {chain.http_url} and {chain.ws_url}")
         render.say(f"  tangle   {chain.tangle}\n  manager  {chain.manager}")
         render.say(f"  service  {chain.service} of {operators} operators")
-        render.say(f"\n  faas operator --chain {path} --key-file {directory}/operator-0.key")
+        command = f"faas operator --chain {path} --key-file {directory}/operator-0.key"
+        render.say(f"\n  {command} --data-dir {directory}/operator-0")
         render.say(f"  python3 examples/python/tangle.py {path}\n")
         await stop.wait()
 
@@ -97,6 +100,7 @@ def check(
     chain_id: int | None,
 ) -> None:
     """Look at node, contracts, clock, registration and balance; exit 2 when one is wrong."""
+    require_tangle()
     from faas.chain.surroundings import Expected, refuse_bad
 
     if chain is not None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from faas.cli import render
+from faas.cli.extras import require_tangle
 from faas.config import Configuration, load
 from faas.errors import ConflictError, InvalidConfigError, UnavailableError
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from faas.chain.joined import Joined, OperatorOptions
     from faas.chain.rpc import Node
     from faas.chain.wallet import Wallet
+
+_STRANGERS_MAX = 128
+"""Connections to the door for quotes: one asks and goes, and more than that are turned away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,7 @@ def command(
     prices: tuple[str, ...],
 ) -> None:
     """Run jobs of a Tangle service and hand in their results."""
+    require_tangle()
     import uvloop
 
     from faas import logs
@@ -361,7 +366,8 @@ async def _open_doors(
     if listener := _bound(options.quote_host, options.quote_port):
         if joined.desk is None:
             raise InvalidConfigError("without a key no quotes can be signed")
-        _serve_on(quote_app(joined.desk, joined.info), listener, stack)
+        app = quote_app(joined.desk, joined.info)
+        _serve_on(app, listener, stack, connections_max=_STRANGERS_MAX)
 
 
 def _ports_app(platform: "Platform") -> "ASGIApp":
@@ -384,7 +390,13 @@ def _bound(host: str, port: int | None) -> socket.socket | None:
         raise UnavailableError(f"cannot listen on {host}:{port}: {failure.strerror}") from failure
 
 
-def _serve_on(app: "ASGIApp", listener: socket.socket, stack: contextlib.AsyncExitStack) -> None:
+def _serve_on(
+    app: "ASGIApp",
+    listener: socket.socket,
+    stack: contextlib.AsyncExitStack,
+    *,
+    connections_max: int | None = None,
+) -> None:
     """Serve until the stack unwinds; uvicorn's own signals would take SIGTERM from us."""
     import uvicorn
 
@@ -401,6 +413,7 @@ def _serve_on(app: "ASGIApp", listener: socket.socket, stack: contextlib.AsyncEx
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            limit_concurrency=connections_max,
             timeout_graceful_shutdown=2,
         )
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from faas.cli import render
+from faas.cli.extras import require_tangle
 from faas.errors import DataLossError, InvalidArgumentError, InvalidConfigError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def get(
     first_block: int,
 ) -> None:
     """Take the result of a call off the chain, as a file to keep and to check."""
+    require_tangle()
     if chain is not None:
         from faas.chain.dev import read_dev_chain
 
@@ -61,6 +63,7 @@ def get(
 @click.option("--json", "as_json", is_flag=True, help="Print the receipt as JSON.")
 def verify(*, file: Path, operator: str | None, as_json: bool) -> None:
     """Check a result against its receipt, off-line; exit 10 when it does not hold."""
+    require_tangle()
     from faas.chain.evidence import mismatches, read_evidence, shown
     from faas.chain.receipts import decode_receipt, problems_of
 
@@ -85,6 +88,7 @@ def verify(*, file: Path, operator: str | None, as_json: bool) -> None:
 @click.argument("files", type=_FILE, nargs=-1, required=True)
 def compare(*, files: tuple[Path, ...]) -> None:
     """Compare what several operators made of the same inputs; exit 10 when they differ."""
+    require_tangle()
     from faas.chain.evidence import read_evidence
     from faas.chain.receipts import compare as compared
 

@@ -16,6 +16,7 @@ from faas import errors
 from faas.cli import render
 from faas.cli.exits import INTERRUPTED, OUR_FAILURE_WHILE_RUNNING
 from faas.cli.gateway import Gateway, Json, StreamEvent, event_bytes, new_idempotency_key
+from faas.model import PullPolicy
 
 _STDIN_PIECE_BYTES = 64 << 10
 _SUBMIT_SECONDS_MAX = 60.0
@@ -26,6 +27,12 @@ _OPTIONS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 @click.command(context_settings=_OPTIONS)
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
 @click.option("--image", help="Image to run it in; the gateway has a default.")
+@click.option(
+    "--pull",
+    "pull_policy",
+    type=click.Choice([one.value for one in PullPolicy]),
+    help="When its registry is asked for the image; the gateway has a default.",
+)
 @click.option("--runtime", help="embedded, docker, microvm or auto.")
 @click.option(
     "--isolation", help="The least accepted: container, userns, gvisor, microvm; else refused."

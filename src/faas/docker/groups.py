@@ -1,14 +1,18 @@
 """A container's control groups on this host: what it used, and limits changed in place.
 
 Changing a limit through the Engine starts two programs and takes some 20 ms; the files take 0.1 ms.
+What every command is judged by stays open: finding the files again cost more than reading them.
 """
 
+import os
 from pathlib import Path
 
 from faas.docker.container import PIDS_OF_OURS
 from faas.model import Limits
 
 _ROOT = Path("/sys/fs/cgroup")
+_COUNTER_BYTES = 4096
+"""More than any of the files that stay open has."""
 
 
 class ContainerGroups:
@@ -23,10 +27,10 @@ class ContainerGroups:
         self._memory = memory
         self._quota = groups.get("cpu", unified)
         self._pids = groups.get("pids", unified)
-        self._peak = _file(memory, "memory.max_usage_in_bytes" if is_v1 else "memory.peak")
-        self._held = _file(memory, "memory.usage_in_bytes" if is_v1 else "memory.current")
-        self._oom = _file(memory, "memory.oom_control" if is_v1 else "memory.events")
-        self._cpu = _file(cpu, "cpuacct.usage" if is_v1 else "cpu.stat")
+        self._held = "memory.usage_in_bytes" if is_v1 else "memory.current"
+        self._peak = _open(memory, "memory.max_usage_in_bytes" if is_v1 else "memory.peak")
+        self._oom = _open(memory, "memory.oom_control" if is_v1 else "memory.events")
+        self._cpu = _open(cpu, "cpuacct.usage" if is_v1 else "cpu.stat")
         self._is_v1 = is_v1
 
     def cpu_us(self) -> int | None:
@@ -34,7 +38,7 @@ class ContainerGroups:
         if self._is_v1:
             nanoseconds = _first(self._cpu)
             return None if nanoseconds is None else nanoseconds // 1000
-        return _keyed(self._cpu, "usage_usec")
+        return _value(_read(self._cpu), b"usage_usec")
 
     def memory_peak_bytes(self) -> int | None:
         """The most memory that was held at once."""
@@ -42,13 +46,26 @@ class ContainerGroups:
 
     def memory_bytes(self) -> int | None:
         """Memory held now, without what the kernel can drop at once."""
-        held, word = _first(self._held), "total_inactive_file" if self._is_v1 else "inactive_file"
-        stat = _file(self._memory, "memory.stat")
-        return None if held is None else held - (_keyed(stat, word) or 0)
+        if self._memory is None:
+            return None
+        word = b"total_inactive_file" if self._is_v1 else b"inactive_file"
+        try:
+            held = (self._memory / self._held).read_text().strip()
+            stat = (self._memory / "memory.stat").read_bytes()
+        except OSError:
+            return None
+        return int(held) - (_value(stat, word) or 0)
 
     def oom_kills(self) -> int | None:
         """How often the out-of-memory killer struck."""
-        return _keyed(self._oom, "oom_kill")
+        return _value(_read(self._oom), b"oom_kill")
+
+    def close(self) -> None:
+        """Give the descriptors back; from then on no counter is known. Idempotent."""
+        for descriptor in (self._peak, self._oom, self._cpu):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._peak = self._oom = self._cpu = None
 
     def limit(self, limits: Limits) -> bool:
         """Set memory, cpu and processes; False when this host does not let us."""
@@ -94,25 +111,30 @@ def _groups(pid: int) -> dict[str, Path]:
     return found
 
 
-def _file(directory: Path | None, name: str) -> Path | None:
-    return None if directory is None else directory / name
-
-
-def _text(path: Path | None) -> str:
+def _open(group: Path | None, name: str) -> int | None:
+    if group is None:
+        return None
     try:
-        return "" if path is None else path.read_text()
+        return os.open(group / name, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return ""
+        return None
 
 
-def _first(path: Path | None) -> int | None:
-    text = _text(path).strip()
+def _read(descriptor: int | None) -> bytes:
+    try:
+        return b"" if descriptor is None else os.pread(descriptor, _COUNTER_BYTES, 0)
+    except OSError:  # the group is gone
+        return b""
+
+
+def _first(descriptor: int | None) -> int | None:
+    text = _read(descriptor).strip()
     return int(text) if text.isdigit() else None
 
 
-def _keyed(path: Path | None, key: str) -> int | None:
-    for line in _text(path).splitlines():
-        name, _, value = line.partition(" ")
+def _value(text: bytes, key: bytes) -> int | None:
+    for line in text.splitlines():
+        name, _, value = line.partition(b" ")
         if name == key and value.isdigit():
             return int(value)
     return None

@@ -87,9 +87,12 @@ class DockerSandbox(AgentSandbox):
         """Forget it without touching it: the next gateway takes it back."""
         self._is_destroyed = True
         self._channel.close("the gateway leaves it running")
+        self._groups.close()
 
     async def _destroy(self) -> None:
+        # The channel first: what it still has to tell is judged by the groups.
         self._channel.close("the sandbox was destroyed")
+        self._groups.close()
         await self._upkeep.release()
 
     def _command(self, command: Command) -> Command:

@@ -56,27 +56,6 @@ async def capture(sandbox: Sandbox, root: RootFilesystem, target: Path) -> None:
         await asyncio.to_thread(_join, pieces, root, target)
 
 
-async def capture_places(sandbox: Sandbox, places: tuple[str, ...], target: Path) -> None:
-    """Write what is in the only directories that can be written to `target`, a tar."""
-    with TemporaryDirectory(dir=target.parent, prefix="capture-") as scratch:
-        pieces: list[tuple[str, Path]] = []
-        for number, place in enumerate(places):
-            piece = Path(scratch) / str(number)
-            with suppress(NotFoundError):
-                await _take(sandbox, place, piece)
-                pieces.append((clean_path(place), piece))
-        await asyncio.to_thread(_join_places, pieces, target)
-
-
-def _join_places(pieces: list[tuple[str, Path]], target: Path) -> None:
-    try:
-        with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as whole:
-            for place, piece in pieces:
-                _copy(piece, f"{place}/", whole, _Everything())
-    except tarfile.TarError as failure:
-        raise InvalidArgumentError("the sandbox's files cannot be read as a tar") from failure
-
-
 async def restore_places(sandbox: Sandbox, places: tuple[str, ...], tar: Path) -> None:
     """Bring a fresh sandbox to what `tar` keeps, all of which lies where it can be written.
 
@@ -206,15 +185,7 @@ def _write(pieces: list[tuple[FileStat, Path | None]], image: _Image, target: Pa
             whole.addfile(mark)
 
 
-class _Everything:
-    """An image that has nothing."""
-
-    def has(self, member: tarfile.TarInfo) -> bool:
-        """Never."""
-        return False
-
-
-def _copy(piece: Path, prefix: str, whole: tarfile.TarFile, image: _Image | _Everything) -> None:
+def _copy(piece: Path, prefix: str, whole: tarfile.TarFile, image: _Image) -> None:
     with tarfile.open(piece, "r:") as part:
         for member in part:
             content = part.extractfile(member) if member.isreg() else None
@@ -224,7 +195,7 @@ def _copy(piece: Path, prefix: str, whole: tarfile.TarFile, image: _Image | _Eve
 def _add(
     whole: tarfile.TarFile,
     member: tarfile.TarInfo,
-    image: _Image | _Everything,
+    image: _Image,
     content: object,
 ) -> None:
     if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):

@@ -2,12 +2,13 @@
 
 Where the runtime has layers, what a sandbox wrote is read from its layer on this host: a checkpoint
 walks what changed since the snapshot it was made on and nothing else, and when the sandbox is to
-end anyway its layer stays ready for children. Elsewhere the agent packs the files as a tar. Both
-give the same snapshot.
+end anyway its layer stays ready for children. Elsewhere the agent packs the files as a tar, or one
+for each place where only a few can be written. All give the same snapshot.
 """
 
 import asyncio
 import logging
+import shutil
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -15,16 +16,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import IO
 
 from faas.errors import ConflictError, FaasError, SnapshotNotFoundError, UnsupportedError
-from faas.executor.files_state import (
-    capture,
-    capture_places,
-    may_lie_outside,
-    restore,
-    restore_places,
-)
+from faas.executor import pieces as piecemeal
+from faas.executor.files_state import capture, may_lie_outside, restore, restore_places
 from faas.executor.layers import ReadyLayers, Wanted, layering
+from faas.executor.pieces import KeptPieces, Pieces
 from faas.executor.written import folder_of, settled_by
 from faas.ids import SnapshotId, new_snapshot_id
 from faas.sandbox.capabilities import Capability, Confining
@@ -32,11 +30,14 @@ from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.layers import LayerStack, Written
 from faas.sandbox.protocols import RootFilesystem, Sandbox
 from faas.sandbox.registry import Registry
-from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
+from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore, Tars
 from faas.snapshots.manifest import Entry, EntryKind, Manifest
 
 _log = logging.getLogger(__name__)
 
+_PIECES = "pieces-"
+_CHILDREN_FIRST_SECONDS = 1.0
+"""How long a snapshot waits for the first child; most are given theirs in a tenth of that."""
 TARS_MAX = 4
 """Unpacked snapshots kept for the next child; ten forks of one parent unpack it once."""
 
@@ -77,6 +78,7 @@ class Keeping:
         self._snapshots = snapshots
         self._registry = registry
         self._tars = _Tars(directory, snapshots)
+        self._pieces = KeptPieces()
         self._promises: dict[str, Promise] = {}
         self._spawn = spawn
         self.layers = layers
@@ -84,6 +86,8 @@ class Keeping:
         for leftover in directory.iterdir():
             if leftover.is_file():
                 leftover.unlink()
+            elif leftover.name.startswith(_PIECES):
+                shutil.rmtree(leftover, ignore_errors=True)
 
     async def keep_last(self, sandbox: Sandbox, subject: Subject) -> SnapshotRecord:
         """Keep the files of a sandbox that nobody needs any more; it may be ended by this."""
@@ -119,17 +123,22 @@ class Keeping:
         """Wait until what is promised under that id or alias is written, or could not be."""
         promise = self._promises.get(reference or "")
         if promise is not None:
+            self._pieces.want(promise.id)
             await asyncio.wait({promise.written})
 
     async def promise(self, sandbox: Sandbox, subject: Subject) -> Promise | None:
-        """End a sandbox whose files children want at once: they stand on its layer while the
-        snapshot is written behind them. None, and it lives on, where that cannot be.
+        """End a sandbox whose files children want at once: they stand on its layer, or are given
+        its pieces, while the snapshot is written behind them. None, and it lives on, where that
+        cannot be.
 
         A gateway that dies meanwhile loses the snapshot, and children that had not begun.
         """
         runtime = self._registry.get(sandbox.runtime)
         if runtime is None or not isinstance(sandbox, GuardedSandbox):
             return None
+        places = self._places(sandbox.runtime, subject.root)
+        if places is not None:
+            return await self._promise_pieces(sandbox, subject, places)
         async with AsyncExitStack() as held:
             base = sandbox.base
             stack = await held.enter_async_context(self.layers.holding(runtime, base))
@@ -163,8 +172,37 @@ class Keeping:
                 self.layers.forget(made)
                 _log.exception("files could not be kept", extra={"snapshot_id": made})
             finally:
-                for name in (made, subject.alias or made):
-                    self._promises.pop(name, None)
+                self._unpromise(made, subject)
+
+    async def _promise_pieces(
+        self, sandbox: Sandbox, subject: Subject, places: tuple[str, ...]
+    ) -> Promise:
+        made = subject.snapshot_id or new_snapshot_id()
+        subject = replace(subject, snapshot_id=made)
+        pieces = await self._take_pieces(sandbox, places, made)
+        pieces.users += 1  # from now on: the task that reads them begins a moment later
+
+        async def write() -> None:
+            try:
+                # Writing takes a core, and whoever forked waits for a child.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_CHILDREN_FIRST_SECONDS):
+                        await pieces.wanted.wait()
+                await self._commit_pieces(pieces, subject)
+            except (FaasError, OSError):
+                self._pieces.forget(made)
+                _log.exception("files could not be kept", extra={"snapshot_id": made})
+            finally:
+                pieces.users -= 1
+                self._unpromise(made, subject)
+
+        promise = Promise(made, subject, self._spawn(write()))
+        self._promises.update(dict.fromkeys((made, subject.alias or made), promise))
+        return promise
+
+    def _unpromise(self, made: SnapshotId, subject: Subject) -> None:
+        for name in (made, subject.alias or made):
+            self._promises.pop(name, None)
 
     async def _is_stored(self, reference: str) -> bool:
         with suppress(SnapshotNotFoundError):
@@ -189,6 +227,8 @@ class Keeping:
     @asynccontextmanager
     async def stack_for(self, wanted: Wanted) -> AsyncGenerator[LayerStack | None]:
         """Lend what a child is to be made on; None when it must be filled by `fill`."""
+        if self._pieces.has(wanted.snapshot_id):  # no layer stands for it until it is written
+            await self.settle(wanted.snapshot_id)
         async with AsyncExitStack() as holding:
             if wanted.is_alone and self.layers.is_ready(wanted):
                 # The store would bring its memory in first, which is not needed for this.
@@ -210,6 +250,8 @@ class Keeping:
         """
         if isinstance(sandbox, GuardedSandbox) and sandbox.base == snapshot_id:
             return
+        if await self.fill_at_once(snapshot_id, sandbox):
+            return
         await self.settle(snapshot_id)
         record = await self._snapshots.get(snapshot_id)
         check_image(snapshot_id, record.image_digest, sandbox.image_digest)
@@ -219,6 +261,15 @@ class Keeping:
                 await restore(sandbox, tar)
             else:
                 await restore_places(sandbox, places, tar)
+
+    async def fill_at_once(self, snapshot_id: str, sandbox: Sandbox) -> bool:
+        """Give a fresh sandbox the pieces a snapshot is made of, perhaps before it is written;
+        False, and nothing is done, where there are none that fit."""
+        with self._pieces.lent(snapshot_id, sandbox) as pieces:
+            if pieces is None:
+                return False
+            await pieces.give(sandbox)
+            return True
 
     async def _commit(
         self, written: Written, subject: Subject, below: Manifest | None
@@ -253,20 +304,39 @@ class Keeping:
         return tuple(able)
 
     async def _keep_tar(self, sandbox: Sandbox, subject: Subject) -> SnapshotRecord:
+        places = self._places(sandbox.runtime, subject.root)
+        if places is not None:
+            made = subject.snapshot_id or new_snapshot_id()
+            pieces = await self._take_pieces(sandbox, places, made)
+            try:
+                return await self._commit_pieces(pieces, replace(subject, snapshot_id=made))
+            except BaseException:
+                self._pieces.forget(made)
+                raise
         with NamedTemporaryFile(dir=self._directory, prefix="taken-", suffix=".tar") as staged:
-            places = self._places(sandbox.runtime, subject.root)
-            if places is None:
-                await capture(sandbox, subject.root, Path(staged.name))
-            else:
-                await capture_places(sandbox, places, Path(staged.name))
+            await capture(sandbox, subject.root, Path(staged.name))
             with Path(staged.name).open("rb") as tar:  # noqa: ASYNC230  local, and only opened
-                return await self._snapshots.commit(
-                    subject.info,
-                    {"files": tar},
-                    judge=partial(self._able, subject.root),
-                    snapshot_id=subject.snapshot_id,
-                    alias=subject.alias,
-                )
+                return await self._commit_tar(tar, subject)
+
+    async def _take_pieces(
+        self, sandbox: Sandbox, places: tuple[str, ...], made: SnapshotId
+    ) -> Pieces:
+        pieces = await piecemeal.take(sandbox, places, self._directory / f"{_PIECES}{made}")
+        self._pieces.keep(made, pieces)
+        return pieces
+
+    async def _commit_pieces(self, pieces: Pieces, subject: Subject) -> SnapshotRecord:
+        with pieces.held(), pieces.opened() as tars:
+            return await self._commit_tar(tars, subject)
+
+    async def _commit_tar(self, tar: Tars | IO[bytes], subject: Subject) -> SnapshotRecord:
+        return await self._snapshots.commit(
+            subject.info,
+            {"files": tar},
+            judge=partial(self._able, subject.root),
+            snapshot_id=subject.snapshot_id,
+            alias=subject.alias,
+        )
 
 
 def _fits(tree: Mapping[str, Entry], inside: tuple[str, ...]) -> bool:

@@ -304,6 +304,8 @@ class Origins:
         """
         if isinstance(sandbox, GuardedSandbox) and sandbox.base == snapshot_id:
             return
+        if await self._keeping.fill_at_once(snapshot_id, sandbox):
+            return
         await self._keeping.settle(snapshot_id)
         record = await self.snapshots.get(snapshot_id)
         if record.has_memory and self._shelf is not None:

@@ -74,6 +74,15 @@ class Pausable(Protocol):
 
 
 @runtime_checkable
+class Saving(Protocol):
+    """A sandbox that packs into a file at once."""
+
+    async def save_archive(self, path: str, tar: Path) -> None:
+        """Write what `get_archive` gives to a new file."""
+        ...
+
+
+@runtime_checkable
 class Checkpointable(Protocol):
     """A sandbox (made with `SandboxSpec.keeps_memory`) whose processes can be kept and restored."""
 

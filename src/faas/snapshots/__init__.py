@@ -3,7 +3,7 @@
 from faas.snapshots.changes import Change, ChangeKind, Conflict, Merged, MergeStrategy
 from faas.snapshots.portable import export_snapshot, import_snapshot
 from faas.snapshots.store import SnapshotInfo, SnapshotRecord, SnapshotStore
-from faas.snapshots.tree import Folder
+from faas.snapshots.tree import Folder, Tars
 
 __all__ = [
     "Change",
@@ -15,6 +15,7 @@ __all__ = [
     "SnapshotInfo",
     "SnapshotRecord",
     "SnapshotStore",
+    "Tars",
     "export_snapshot",
     "import_snapshot",
 ]

@@ -37,9 +37,11 @@ from faas.snapshots.manifest import Entry, Manifest
 from faas.snapshots.tree import (
     Folder,
     Listed,
+    Tars,
     from_directory,
     from_listed,
     from_tar,
+    from_tars,
     to_directory,
     to_tar,
 )
@@ -88,8 +90,8 @@ class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
 
 
-Source = Path | Folder | Listed | IO[bytes]
-"""A folder, a tree that was read already, or an opened tar."""
+Source = Path | Folder | Listed | Tars | IO[bytes]
+"""A folder, a tree that was read already, an opened tar, or one for each place."""
 
 Settle = Callable[[Mapping[str, Entry]], dict[str, Entry]]
 """Bring a tree into the one form that all ways of reading a sandbox give."""
@@ -675,8 +677,10 @@ def _only_used(
 
 def _rewind(sources: Mapping[str, Source]) -> None:
     for source in sources.values():
-        if not isinstance(source, (Path, Folder, Listed)):
-            source.seek(0)
+        if isinstance(source, (Path, Folder, Listed)):
+            continue
+        for tar in (part for _, part in source.parts) if isinstance(source, Tars) else (source,):
+            tar.seek(0)
 
 
 def _read(source: Source, packer: Packer, shift: int) -> tuple[Entry, ...]:
@@ -686,6 +690,8 @@ def _read(source: Source, packer: Packer, shift: int) -> tuple[Entry, ...]:
         return from_directory(source, packer)
     if isinstance(source, Listed):
         return from_listed(source, packer)
+    if isinstance(source, Tars):
+        return from_tars(source, packer)
     return from_tar(source, packer)
 
 

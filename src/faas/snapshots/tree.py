@@ -212,6 +212,39 @@ def _from_member(
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Tars:
+    """Tars of places in one tree, as a sandbox's agent packs them."""
+
+    parts: tuple[tuple[str, IO[bytes]], ...]
+    """Where each lies in the tree, and the opened tar."""
+
+
+def from_tars(source: Tars, packer: Packing) -> tuple[Entry, ...]:
+    """Read each tar into its place. A mark of what is gone is not believed: a sandbox made it.
+
+    Raises:
+        InvalidArgumentError: one is no tar, or a name in it leads outside.
+    """
+    entries: dict[str, Entry] = {}
+    for place, part in source.parts:
+        try:
+            with tarfile.open(fileobj=part, mode="r|") as archive:
+                for member in archive:
+                    if len(entries) >= ENTRIES_MAX:
+                        raise TooLargeError(f"a snapshot holds at most {ENTRIES_MAX} entries")
+                    # Cleaned before it is joined, so that it cannot lead out of its place.
+                    member.name = f"{place}/{clean_path(member.name)}"
+                    if member.islnk():
+                        member.linkname = f"{place}/{clean_path(member.linkname)}"
+                    entry = _from_member(archive, member, packer, entries)
+                    if entry is not None:
+                        entries[entry.path] = entry
+        except tarfile.TarError as cause:
+            raise InvalidArgumentError(f"not a tar: {cause}") from cause
+    return tuple(entries[path] for path in sorted(entries))
+
+
 Missing = Callable[[str], tuple[int, int, int]]
 """Mode, owner and group of a folder that a tree writes into and does not list."""
 

@@ -38,6 +38,14 @@ def test_an_environment_without_a_value_is_a_usage_error(gateway: GatewayProcess
     assert b"is not NAME=VALUE" in done.stderr
 
 
+def test_a_run_says_when_its_image_is_pulled(gateway: GatewayProcess) -> None:
+    done = gateway.faas("run", "--pull", "never", "--image", "faas-nobody:1", "--", "true")
+    assert done.returncode == 125
+    assert b"faas-nobody:1" in done.stderr
+    assert gateway.faas("run", "--pull", "missing", "--", "true").returncode == 0
+    assert gateway.faas("run", "--pull", "sometimes", "--", "true").returncode == 2
+
+
 def test_a_detached_run_is_found_again(gateway: GatewayProcess) -> None:
     execution_id = gateway.faas("run", "-d", "--", "echo", "later").stdout.decode().strip()
     assert gateway.faas("logs", "-f", execution_id).stdout == b"later\n"

@@ -1,6 +1,7 @@
 """Containers on a real Engine: what they may not do, and what happens when things go wrong."""
 
 import asyncio
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,23 @@ async def test_a_container_killed_from_outside_is_a_broken_sandbox(
     assert not bench.sandbox.is_alive
     await bench.sandbox.destroy("it is dead")
     assert docker.containers() == []
+
+
+async def test_a_destroyed_container_is_measured_no_more_and_leaves_no_descriptor(
+    bench: Bench,
+) -> None:
+    def held() -> list[str]:
+        links = [os.path.realpath(one) for one in Path("/proc/self/fd").iterdir()]
+        return [link for link in links if link.startswith("/sys/fs/cgroup/")]
+
+    before = bench.sandbox.cpu_us()
+    end = await bench.run("n=0; while [ $n -lt 20000 ]; do n=$((n + 1)); done")
+    assert before is not None
+    assert 0 < end.cpu_us <= bench.sandbox.cpu_us() - before
+    assert len(held()) == 3
+    await bench.sandbox.destroy("tested")
+    assert held() == []
+    assert bench.sandbox.cpu_us() is None
 
 
 async def test_a_container_removed_from_outside_can_still_be_destroyed(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ from tests.plugins.registry import PASSWORD, Registry, needs_registry, private_r
 
 from faas.cli.build_context import Ignore, write
 from faas.errors import InvalidArgumentError, TooLargeError
+from faas_sdk import ImageNotFoundError as SdkNotFoundError
+from faas_sdk import InvalidImageError, SyncFaaSClient
+from faas_sdk import WrongStateError as SdkWrongStateError
 
 __all__ = ["base", "docker_engine", "private_registry"]
 pytestmark = [pytest.mark.needs_docker, pytest.mark.timeout(240), needs_registry]
@@ -122,6 +126,37 @@ def test_an_image_is_built_and_imported_over_http(gateway: LiveGateway, base: st
     assert (status, json.loads(body)["source"]) == (200, "tar")
     for wrong in ("/api/v1/images/build", f"{path}&args=x", f"{path}&dockerfile=../x"):
         assert ask(gateway, "POST", wrong, tar)[0] == 400
+
+
+def test_the_sdk_builds_runs_and_removes_and_a_run_says_when_to_pull(
+    gateway: LiveGateway, base: str
+) -> None:
+    name, words = "faas-test-sdk:1", list[str]()
+    tar = context(Dockerfile=f"FROM {base}\nRUN echo $WHO\nCOPY f /mark\n", f="sdk")
+    with SyncFaaSClient(gateway.url) as client:
+        made = client.build_image(name, tar, network="none", on_output=words.append)
+        assert "".join(words).startswith("Step 1/3")
+        assert made["digest"] in {one["digest"] for one in client.list_images()}
+        run = client.execute(["/bin/cat", "/mark"], image=name, pull_policy="never")
+        assert (run.stdout, run.image_digest) == ("sdk", made["digest"])
+        with pytest.raises(InvalidImageError, match="false"):
+            client.build_image(name, context(Dockerfile=f"FROM {base}\nRUN false\n"))
+        argv = [sys.executable, "-m", "faas", "run", "--runtime", "docker", "--image", name]
+        for policy, code in (("never", 0), ("missing", 0), ("always", 125)):
+            done = subprocess.run(
+                [*argv, "--url", gateway.url, "--pull", policy, "--", "/bin/cat", "/mark"],
+                capture_output=True,
+                check=False,
+            )
+            assert (done.returncode, done.stdout) == (code, b"" if code else b"sdk"), done.stderr
+        for _ in range(100):
+            try:
+                client.remove_image(name, runtime="docker")
+                break
+            except SdkWrongStateError:
+                time.sleep(0.1)
+        with pytest.raises(SdkNotFoundError):
+            client.remove_image(name, runtime="docker")
 
 
 def test_the_command_line_builds_lists_and_removes(

@@ -69,6 +69,34 @@ async def test_children_of_an_ended_container_are_apart(platform: Platform) -> N
     assert [said(child) for child in children] == [f"a\n{i}\n" for i in range(3)]
 
 
+async def test_children_of_an_ended_container_do_not_wait_for_its_snapshot(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshots, may_write = platform.executor.origins.snapshots, asyncio.Event()
+    commit = snapshots.commit
+
+    async def late(*arguments, **more):
+        await may_write.wait()
+        return await commit(*arguments, **more)
+
+    monkeypatch.setattr(snapshots, "commit", late)
+    base = await run(platform, DOCKER, WORK)
+    children = await asyncio.gather(
+        *(run(platform, DOCKER, SEE, branch_from=base.id, mode=Mode.BRANCHED) for _ in range(3))
+    )
+    assert {said(child) for child in children} == {said(children[0])}
+    assert said(children[0]).startswith("a\nt\n")
+    elsewhere = asyncio.create_task(
+        run(platform, EMBEDDED, SEE, branch_from=base.id, mode=Mode.BRANCHED)
+    )
+    await asyncio.sleep(0.2)
+    assert not elsewhere.done()  # it has no container to be given them in
+    may_write.set()
+    assert said(await elsewhere) == said(children[0])
+    kept = await snapshots.get(children[0].spec.snapshot_id)
+    assert kept.source == base.id
+
+
 @pytest.mark.parametrize(("kept_by", "restored_by"), [(DOCKER, EMBEDDED), (EMBEDDED, DOCKER)])
 async def test_what_one_runtime_keeps_the_other_restores(
     platform: Platform, kept_by: RuntimeChoice, restored_by: RuntimeChoice
@@ -90,6 +118,13 @@ async def test_what_docker_cannot_write_is_refused_by_name(platform: Platform) -
     assert record.runtimes == ("embedded",)
     with pytest.raises(UnsupportedError, match="etc/mine"):
         await run(platform, DOCKER, "true", snapshot_id=base.id)
+
+
+async def test_memory_is_refused_by_name_and_nothing_runs(platform: Platform) -> None:
+    before = platform.executor.stats().finished
+    with pytest.raises(UnsupportedError, match="memory_snapshot"):
+        await run(platform, DOCKER, "true", mode=Mode.CHECKPOINTED, memory=True)
+    assert platform.executor.stats().finished == before
 
 
 async def test_an_instance_in_a_container_is_kept(platform: Platform) -> None:

@@ -124,6 +124,16 @@ async def test_operators_that_ran_the_same_agree_and_the_odd_one_is_named(desk):
     assert one.receipt.operator not in problem
 
 
+async def test_result_without_a_receipt_is_named_and_compared_by_what_it_says(desk):
+    """Who lies signs nothing: the comparison must not stop there."""
+    one = await desk.do(ECHO)
+    silent = replace(one.envelope, receipt=b"", output=b"a lie")
+    missing, differ = compare([one.envelope, silent])
+    assert "result 1: the result has no receipt" in missing
+    assert "result 1" in differ
+    assert one.receipt.operator not in differ
+
+
 async def test_receipt_costs_a_result_about_a_kilobyte(desk):
     done = await desk.do(ECHO)
     extra = len(encode_result(done.envelope)) - len(

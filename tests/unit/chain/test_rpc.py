@@ -101,3 +101,56 @@ async def test_refusal_without_data_is_the_nodes():
     async with node_that(lambda _: (200, refused)) as (node, _):
         with pytest.raises(NodeRefusedError, match="nonce too low"):
             await node.send_raw(b"\x01")
+
+
+def _searching(most, first_block_with_any):
+    """A node that searches so many blocks at once; it refuses by HTTP's status as well."""
+
+    def answer(message):
+        asked = message["params"][0]
+        first, last = (int(asked[name], 16) for name in ("fromBlock", "toBlock"))
+        if last - first >= most:
+            refusal = {"id": message["id"], "error": {"message": "range is too wide"}}
+            return 400, refusal
+        found = range(max(first, first_block_with_any), last + 1)
+        return 200, {"id": message["id"], "result": [_event(number) for number in found]}
+
+    return answer
+
+
+def _event(number):
+    return {
+        "address": "0x",
+        "topics": [],
+        "data": "0x",
+        "blockNumber": hex(number),
+        "blockHash": "0x",
+        "transactionHash": "0x",
+    }
+
+
+async def test_all_events_come_in_order_however_few_blocks_are_searched_at_once():
+    async with node_that(_searching(7, 90)) as (node, asked):
+        found = await node.all_logs("0x", (), first=3, last=100)
+        assert [entry.block.number for entry in found] == list(range(90, 101))
+        ranges = [
+            tuple(int(each["params"][0][name], 16) for name in ("fromBlock", "toBlock"))
+            for each in asked
+        ]
+        assert min(first for first, _ in ranges) == 3
+        newest = await node.newest_logs("0x", (), first=3, last=100)
+        assert newest[-1].block.number == 100
+        assert await node.newest_logs("0x", (), first=3, last=80) == []
+
+
+async def test_node_that_refuses_a_single_block_is_not_asked_for_ever():
+    async with node_that(_searching(0, 0)) as (node, asked):
+        with pytest.raises(NodeRefusedError):
+            await node.all_logs("0x", (), first=1, last=2000)
+        assert len(asked) < 20
+
+
+async def test_status_without_a_reason_is_a_node_that_does_not_answer():
+    async with node_that(lambda _: (401, "who are you")) as (node, _):
+        with pytest.raises(ChainUnavailableError):
+            await node.chain_id()

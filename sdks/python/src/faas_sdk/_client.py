@@ -40,6 +40,7 @@ from faas_sdk._cache import cache_key as name_request
 from faas_sdk._connection import GIVEN_UP, in_thread
 from faas_sdk._errors import DeadlineExceededError, FaaSError
 from faas_sdk._events import Listener, Listeners
+from faas_sdk._images import ImageCalls
 from faas_sdk._languages import CodeCommand, bash, javascript, python, typescript
 from faas_sdk._metrics import ClientMetrics
 from faas_sdk._models import (
@@ -80,7 +81,7 @@ ABANDON_SECONDS = 5.0
 """How long a caller that gave up is held to end its command: one round trip, with room."""
 
 
-class FaaSClient:
+class FaaSClient(ImageCalls):
     """Talks to one gateway. Cheap to make, safe to share, usable with or without `async with`.
 
     Every option left out is the gateway's default. Every `execute` carries an idempotency key of
@@ -635,34 +636,6 @@ class FaaSClient:
     async def delete_instance(self, instance_id: str) -> None:
         """Destroy an instance and its files."""
         await self._delete(f"/api/v1/instances/{segment(instance_id)}")
-
-    async def list_images(self) -> List[Dict[str, Any]]:
-        """List the images that can be run."""
-        return listed(await self._get("/api/v1/images"), "images")
-
-    async def pull_image(
-        self,
-        image: str,
-        *,
-        runtime: Union[Runtime, str, None] = None,
-        pull_policy: Optional[str] = None,
-        registry_auth: Optional[Mapping[str, str]] = None,
-        timeout_ms: Optional[int] = None,
-    ) -> Dict[str, Any]:
-        """Fetch an image from its registry, and return its name and digest when it is here.
-
-        `runtime="docker"` has the Docker Engine fetch and keep it. `registry_auth` has `username`
-        and `password`; the gateway keeps neither.
-        """
-        body: Dict[str, Any] = {"image": image}
-        asked = {
-            "runtime": runtime.value if isinstance(runtime, Runtime) else runtime,
-            "pull_policy": pull_policy,
-            "registry_auth": None if registry_auth is None else dict(registry_auth),
-            "timeout_ms": timeout_ms,
-        }
-        body.update({name: value for name, value in asked.items() if value is not None})
-        return object_of(await self._post("/api/v1/images/pull", body, is_repeatable=True))
 
     async def prewarm(
         self,

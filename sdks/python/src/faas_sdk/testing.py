@@ -52,6 +52,7 @@ from faas_sdk._errors import (
     WrongStateError,
     platform_errors,
 )
+from faas_sdk._fake_images import FakeImages
 from faas_sdk._fake_shell import Outcome, interpret
 from faas_sdk._models import ClientConfig, ExecutionMode, Runtime
 from faas_sdk._request import option_names
@@ -120,6 +121,7 @@ class FakeGateway(httpx.AsyncBaseTransport, httpx.BaseTransport):
         self._stream_cuts: Deque[int] = deque()
         self._heartbeat_seconds = heartbeat_seconds
         self._warm: Dict[str, int] = {}
+        self._images = FakeImages()
         self._lock = threading.RLock()
 
     def client(self, config: Optional[ClientConfig] = None) -> FaaSClient:
@@ -209,10 +211,8 @@ class FakeGateway(httpx.AsyncBaseTransport, httpx.BaseTransport):
     def _route(self, request: httpx.Request, body: Any) -> httpx.Response:
         method, path = request.method, request.url.path
         parts = path.strip("/").split("/")
-        if (method, path) == ("GET", "/health"):
-            return _json(200, {"status": "healthy", "timestamp": _now(), "components": {}})
-        if (method, path) == ("GET", "/api/v1/metrics"):
-            return _json(200, {"total_requests": self.executions, "cache_hits": 0})
+        if method == "GET" and path in ("/health", "/api/v1/metrics"):
+            return _json(200, self._system(path))
         if method == "POST" and path in ("/api/v1/execute", "/api/v1/execute/advanced"):
             return self._execute(request, body)
         if parts[:3] == ["api", "v1", "executions"]:
@@ -227,25 +227,18 @@ class FakeGateway(httpx.AsyncBaseTransport, httpx.BaseTransport):
                 heartbeat_seconds=self._heartbeat_seconds,
             )
             return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, stream=stream)
-        if parts[2:3] in (["prewarm"], ["pools"], ["images"]):
-            return _json(200, self._shared(method, parts[2], body))
+        if parts[2:3] == ["images"]:
+            return self._images.answer(request, parts[3:], body)
+        if parts[2:3] in (["prewarm"], ["pools"]):
+            return _json(200, self._prewarm(body) if method == "POST" else self._pools())
         if parts[2:3] and parts[2] in _LATER:
             raise UnsupportedError(f"the fake gateway has no {parts[2]}")
         raise NotFoundError(f"no route {path}")
 
-    def _shared(self, method: str, what: str, body: Any) -> Dict[str, Any]:
-        if what == "images":
-            return self._images(method, body)
-        return self._prewarm(body) if method == "POST" else self._pools()
-
-    def _images(self, method: str, given: Any) -> Dict[str, Any]:
-        if method != "POST":
-            return {"images": [{"reference": "host", "digest": "host"}]}
-        body = cast("Dict[str, Any]", given) if isinstance(given, dict) else {}
-        image = body.get("image")
-        if not isinstance(image, str) or not image:
-            raise InvalidArgumentError("$.image: is missing")
-        return {"reference": image, "digest": image, "runtime": None}
+    def _system(self, path: str) -> Dict[str, Any]:
+        if path == "/health":
+            return {"status": "healthy", "timestamp": _now(), "components": {}}
+        return {"total_requests": self.executions, "cache_hits": 0}
 
     def _prewarm(self, given: Any) -> Dict[str, Any]:
         body = cast("Dict[str, Any]", given) if isinstance(given, dict) else {}

@@ -45,8 +45,10 @@ from faas_sdk.tangle._errors import (
     QuoteRefusedError,
     RefusedError,
     ResultPendingError,
+    ResultsDisagreeError,
     ServiceNotActiveError,
     ServiceNotFoundError,
+    TooFewOperatorsError,
 )
 from faas_sdk.tangle._handle import JobHandle
 from faas_sdk.tangle._models import (
@@ -103,6 +105,7 @@ __all__ = [
     "RefusedError",
     "RestoreSnapshot",
     "ResultPendingError",
+    "ResultsDisagreeError",
     "ResumeInstance",
     "Sealed",
     "ServiceCall",
@@ -114,6 +117,7 @@ __all__ = [
     "SyncJobHandle",
     "SyncTangleClient",
     "TangleClient",
+    "TooFewOperatorsError",
     "UploadFiles",
     "carry",
     "read_key_file",

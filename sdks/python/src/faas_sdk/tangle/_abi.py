@@ -136,6 +136,7 @@ class Manager:
     GET_ASSIGNED = Function("getAssignedOperator(uint64,uint64)", "address")
     OPERATORS = Function("operators(address)", "(uint32,uint32,uint64,uint64,uint40,bool,bool)")
     RESOURCE_HOLDER = Function("resourceHolder(uint64,bytes32)", "address")
+    PREVIEW_OPERATOR = Function("previewOperator(uint64,uint64,bytes32)", "address")
     REASSIGN = Function("reassign(uint64,uint64)", "address")
     EXPIRE = Function("expire(uint64,uint64)")
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, AsyncIterator, Dict, List, Optional, Sequence, Union
 
+from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
 from faas_sdk._errors import (
     FaaSError,
+    IdempotencyConflictError,
     InvalidArgumentError,
     PermissionDeniedError,
     ProtocolError,
@@ -18,7 +20,7 @@ from faas_sdk._errors import (
 from faas_sdk.tangle._abi import Function, Manager, Tangle
 from faas_sdk.tangle._codec import JobCall
 from faas_sdk.tangle._contracts import NOBODY, Contracts, Service
-from faas_sdk.tangle._errors import JobNotFoundError, ServiceNotFoundError
+from faas_sdk.tangle._errors import JobNotFoundError, QuoteRefusedError, ServiceNotFoundError
 from faas_sdk.tangle._handle import JobHandle
 from faas_sdk.tangle._models import (
     Job,
@@ -102,6 +104,33 @@ class JobCalls:
             value,
         )
         return await self._submitted(submission, service_id, job, data)
+
+    async def found_again(
+        self, call: JobCall, idempotency_key: str, *, service_id: Optional[int] = None
+    ) -> Optional[JobHandle]:
+        """Take up what was submitted under this key, plainly or by quote; None when nothing was.
+
+        Raises:
+            IdempotencyConflictError: the key was used for another job.
+        """
+        known = self._require_sender().known(idempotency_key)
+        if known is None:
+            return None
+        job, data = _job_of(call, None)
+        service = self.service_of(service_id)
+        is_same_place = known.data[4:68] == encode(("uint64", "uint8"), (service, job))
+        if not is_same_place or data not in known.data:
+            raise IdempotencyConflictError(
+                f"the key {idempotency_key!r} was used for another submission",
+                hint="use a new key for a new submission",
+            )
+        wanted = replace(known, to=self.contracts.tangle)
+        try:
+            return await self._submitted(wanted, service, job, data)
+        except QuoteRefusedError:
+            # It never came into a block, and never will: its time is over.
+            self._require_sender().forget(idempotency_key)
+            return None
 
     async def submit_from_quote(
         self,

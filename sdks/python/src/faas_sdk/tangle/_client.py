@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import (
     TYPE_CHECKING,
     AsyncIterator,
     List,
-    Mapping,
     Optional,
     Sequence,
-    Tuple,
     Type,
     Union,
 )
 
 from faas_sdk._errors import InvalidArgumentError, InvalidConfigError
+from faas_sdk.tangle._arguments import (
+    CommandLike,
+    EnvironmentLike,
+    PayloadLike,
+    as_command,
+    as_environment,
+    raw_call,
+)
 from faas_sdk.tangle._calls import CallSettings, JobCalls
-from faas_sdk.tangle._carried import Reference, pack, unpack
+from faas_sdk.tangle._carried import pack
 from faas_sdk.tangle._codec import (
     CreateBranch,
     CreateSnapshot,
@@ -59,6 +64,7 @@ from faas_sdk.tangle._settlement import Settlements
 from faas_sdk.tangle._signer import as_signer
 from faas_sdk.tangle._submissions import Submissions
 from faas_sdk.tangle._transport import open_transport
+from faas_sdk.tangle._verification import compared, submit_copies, wait_for_all
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -74,11 +80,10 @@ if TYPE_CHECKING:
         """Seconds to wait for the result; default: until the chain says that it is overdue."""
         sealed: bool
         """Whether the operators alone may read environment, payload and output."""
-
-
-PayloadLike = Union[bytes, Reference]
-CommandLike = Union[str, Sequence[str]]
-EnvironmentLike = Union[Mapping[str, str], Sequence[str], None]
+        verify_with: int
+        """How many different operators run it; their results have to be the same. Default: 1."""
+        quotes_from: Sequence[str]
+        """Where operators give quotes: each copy is bought from another of them."""
 
 
 class TangleClient:
@@ -492,51 +497,14 @@ class TangleClient:
 
     async def _run(self, call: JobCall, options: RunOptions) -> JobResult:
         timeout = options.pop("timeout", None)
-        if not options.pop("sealed", False):
-            return await (await self.calls.submit_job(call, **options)).result(timeout)
-        sealed = await self.calls.seal(_raw(call), service_id=options.get("service_id"))
-        handle = await self.calls.submit_job(sealed.call, **options)
-        return sealed.open(await handle.result(timeout))
-
-
-def _raw(call: JobCall) -> JobCall:
-    """Take back the form that data of a call ride in: a box carries them as they are."""
-    if isinstance(call, UploadFiles):
-        return replace(call, archive=_data(call.archive))
-    if isinstance(call, (ExecuteFunction, ExecuteAdvanced)):
-        return replace(call, payload=_data(call.payload))
-    return call
-
-
-def _data(field: bytes) -> bytes:
-    data = unpack(field)
-    if not isinstance(data, bytes):
-        raise InvalidArgumentError("a reference is not sealed: seal what it leads to")
-    return data
-
-
-def as_command(command: CommandLike) -> Tuple[str, ...]:
-    """Take a list as it is, and a string to a shell.
-
-    Raises:
-        InvalidArgumentError: it is empty.
-    """
-    if not command:
-        raise InvalidArgumentError("the command is empty")
-    return ("sh", "-c", command) if isinstance(command, str) else tuple(command)
-
-
-def as_environment(env: EnvironmentLike) -> Tuple[str, ...]:
-    """Take a mapping, or NAME=VALUE entries.
-
-    Raises:
-        InvalidArgumentError: an entry is none.
-    """
-    if env is None:
-        return ()
-    if isinstance(env, Mapping):
-        return tuple(f"{name}={value}" for name, value in env.items())
-    for entry in env:
-        if "=" not in entry[1:]:
-            raise InvalidArgumentError(f"{entry!r} is not NAME=VALUE")
-    return tuple(env)
+        copies, doors = options.pop("verify_with", 1), options.pop("quotes_from", ())
+        sealed: Optional[SealedJob] = None
+        if options.pop("sealed", False):
+            sealed = await self.calls.seal(raw_call(call), service_id=options.get("service_id"))
+            call = sealed.call
+        if copies == 1 and not doors:
+            result = await (await self.calls.submit_job(call, **options)).wait(timeout)
+            return (sealed.open(result) if sealed else result).raise_for_status()
+        handles = await submit_copies(self.calls, call, copies=copies, doors=doors, options=options)
+        results = await wait_for_all(handles, timeout)
+        return compared([sealed.open(result) if sealed else result for result in results])

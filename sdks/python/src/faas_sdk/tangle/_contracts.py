@@ -68,6 +68,12 @@ class Contracts:
         found = await self.ask_manager(Manager.OPERATORS, address)
         return OperatorState(address, *found)
 
+    async def next_operator(self, service_id: int, call_id: int) -> str:
+        """Say who would get a plain job with this number now; nobody's address: nobody."""
+        return _address(
+            await self.ask_manager(Manager.PREVIEW_OPERATOR, service_id, call_id, bytes(32))
+        )
+
     async def ask_tangle(self, function: Function, *arguments: object) -> Any:
         """Read from Tangle; the first value of the answer."""
         data = await self.node.call(self.tangle, function.encode(*arguments))

@@ -7,7 +7,7 @@ those that only ask to wait.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Type
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple, Type
 
 from faas_sdk._errors import (
     ConflictError,
@@ -191,6 +191,40 @@ class JobTimedOutError(JobFailedError):
     """No operator answered before the deadline, and another one closed the job."""
 
     code = "job_timed_out"
+
+
+class ResultsDisagreeError(FaaSError):
+    """Operators that ran the same job answered differently. `results` has each answer with its
+    operator and receipt; `majority` what more than half of them say, if they do. Do not trust it
+    before you know why: a command whose output is not the same each time differs by itself."""
+
+    code = "results_disagree"
+
+    def __init__(
+        self,
+        message: Optional[str] = None,
+        *,
+        results: Tuple[JobResult, ...],
+        majority: Optional[JobResult],
+    ) -> None:
+        said = ", ".join(f"{each.operator} (call {each.call_id})" for each in results)
+        super().__init__(
+            message or f"the operators do not agree: {said}",
+            hint="faas receipt get CALL, and faas receipt compare, show what each has signed",
+        )
+        self.results = results
+        self.majority = majority
+
+
+class TooFewOperatorsError(ResourceExhaustedError):
+    """So many different operators cannot be had now. Ask for fewer, or later. The job calls in
+    `calls` were submitted and go on."""
+
+    code = "too_few_operators"
+
+    def __init__(self, message: Optional[str] = None, *, calls: Tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.calls = calls
 
 
 class JobOverdueError(DeadlineExceededError):

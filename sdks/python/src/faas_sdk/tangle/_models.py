@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 from faas_sdk.tangle._codec import JobStatus
 from faas_sdk.tangle._errors import JobFailedError, JobTimedOutError
@@ -36,6 +36,8 @@ class JobResult:
     failure: Optional[Failure] = None
     receipt: bytes = b""
     """The operator's signed record of what it did, when it gave one."""
+    agreed_by: Tuple[str, ...] = ()
+    """The operators that gave this same answer, where several were asked (`verify_with`)."""
 
     @property
     def ok(self) -> bool:

@@ -48,6 +48,15 @@ class LogEntry:
 
 
 @dataclass(frozen=True)
+class Mined:
+    """A transaction of a block, as far as it says whose it is."""
+
+    hash: bytes
+    sender: str
+    nonce: int
+
+
+@dataclass(frozen=True)
 class Receipt:
     """A mined transaction."""
 
@@ -156,6 +165,18 @@ class Node:
         """The next nonce: of what is mined, or of what waits in the node's pool as well."""
         tag = "pending" if with_pending else "latest"
         return int(await self.request("eth_getTransactionCount", address, tag), 16)
+
+    async def transaction_count_at(self, address: str, block: int) -> int:
+        """The next nonce as of a block."""
+        return int(await self.request("eth_getTransactionCount", address, hex(block)), 16)
+
+    async def transactions(self, block: int) -> List[Mined]:
+        """List the transactions of a block; none when it is not there."""
+        found = await self.request("eth_getBlockByNumber", hex(block), True)  # noqa: FBT003  JSON
+        return [
+            Mined(_bytes(each["hash"]), each["from"], int(each["nonce"], 16))
+            for each in (found or {}).get("transactions", ())
+        ]
 
     async def code(self, address: str) -> bytes:
         """The program at an address; empty when there is none."""

@@ -14,12 +14,15 @@ from typing import Any, Dict, List, Optional
 from faas_sdk._errors import ConflictError, InvalidArgumentError, WrongStateError
 from faas_sdk.tangle._errors import RefusedError, ResultPendingError
 from faas_sdk.tangle._node import Block, Node, NodeRefusedError, Receipt
+from faas_sdk.tangle._nonces import used_by
 from faas_sdk.tangle._signer import Signer
 from faas_sdk.tangle._submissions import Attempt, Submission, Submissions
 
 _KNOWN = ("already known", "already imported", "known transaction")
 _NONCE_USED = ("nonce too low", "nonce is too low", "invalid nonce", "old nonce")
 _RESIGNS_MAX = 5
+_LOOKS_MAX = 5
+"""A node that says a nonce is used has the block that used it, or has it soon."""
 _GAS_SHARE = (5, 4)
 """A quarter above the estimate: what else is in the block may change what storage costs."""
 
@@ -58,6 +61,14 @@ class Sender:
     def address(self) -> str:
         """The account."""
         return self._signer.address
+
+    def known(self, name: str) -> Optional[Submission]:
+        """Recall what was submitted under this name; None when nothing was."""
+        return self._store.known(name)
+
+    def forget(self, name: str) -> None:
+        """Forget a submission that no block will ever take."""
+        self._store.forget(name)
 
     async def send(self, wanted: Submission, *, confirmations: int, seconds: float) -> Receipt:
         """Bring a submission onto the chain; what was sent under its name before is found again.
@@ -124,11 +135,11 @@ class Sender:
 
     async def _is_dead(self, attempts: List[Attempt]) -> bool:
         """Whether the nonce went to another transaction, so that none of ours can be mined."""
-        mined = await self._node.transaction_count(self.address)
-        if mined <= attempts[0].nonce:
+        nonce = attempts[0].nonce
+        if await self._node.transaction_count(self.address) <= nonce:
             return False
-        # Between the two questions ours may have been mined.
-        return await self._receipt(attempts) is None
+        winner = await used_by(self._node, self.address, nonce)
+        return winner is not None and winner not in {attempt.hash for attempt in attempts}
 
     def _checked(self, wanted: Submission, receipt: Receipt) -> Receipt:
         if receipt.is_success:
@@ -178,14 +189,21 @@ class Sender:
             said = str(failure).lower()
             if any(known in said for known in _KNOWN):
                 return True
-            # The answer to a first sending may have been lost.
-            if await self._node.receipt(attempt.hash):
-                return True
-            if any(used in said for used in _NONCE_USED) or "underpriced" in said:
+            if any(used in said for used in _NONCE_USED):
+                # The answer to a first sending may have been lost: then it was by ourselves.
+                return not await self._is_used_by_another(attempt)
+            if "underpriced" in said:
                 return False
             self._store.forget(wanted.name)
             raise self._refused(str(failure)) from failure
         return True
+
+    async def _is_used_by_another(self, attempt: Attempt) -> bool:
+        for _ in range(_LOOKS_MAX):
+            if winner := await used_by(self._node, self.address, attempt.nonce):
+                return winner != attempt.hash
+            await asyncio.sleep(self._node.poll_seconds)
+        return False  # Not known: it is waited for, and nothing is signed anew meanwhile.
 
     def _refused(self, said: str) -> Exception:
         if "insufficient funds" in said.lower():

@@ -92,6 +92,11 @@ class Submissions:
         )
         return [Attempt(r[0], r[1], r[2], int(r[3]), int(r[4]), r[5]) for r in rows]
 
+    def known(self, name: str) -> Optional[Submission]:
+        """Recall what is to be sent under this name; None when nothing is."""
+        row = self._row(name)
+        return Submission(name, row[1], row[2], int(row[3])) if row else None
+
     def add(self, wanted: Submission, attempt: Attempt, *, is_first: bool = False) -> bool:
         """Keep a signed transaction that is about to be sent; whether it may be.
 

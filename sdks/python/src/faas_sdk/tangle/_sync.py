@@ -23,7 +23,8 @@ from typing import (
     Union,
 )
 
-from faas_sdk.tangle._client import CommandLike, EnvironmentLike, PayloadLike, TangleClient
+from faas_sdk.tangle._arguments import CommandLike, EnvironmentLike, PayloadLike
+from faas_sdk.tangle._client import TangleClient
 from faas_sdk.tangle._codec import JobCall
 from faas_sdk.tangle._handle import JobHandle
 from faas_sdk.tangle._models import (
