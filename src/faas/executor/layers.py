@@ -30,8 +30,9 @@ from faas.sandbox.capabilities import Capability
 from faas.sandbox.layers import STACK_MAX, Layer, Layering, LayerStack
 from faas.sandbox.protocols import RootFilesystem, Runtime
 from faas.snapshots import SnapshotStore
+from faas.snapshots.listed import Listed
 from faas.snapshots.manifest import Entry
-from faas.snapshots.tree import Listed, Missing, to_directory
+from faas.snapshots.tree import Missing, to_directory
 
 KEPT_MAX = 128
 """Layers held at once, over all stacks; each is a mount that making a sandbox passes over."""

@@ -15,8 +15,9 @@ from typing import IO
 import msgspec
 
 from faas.errors import DataLossError
+from faas.snapshots.listed import Listed
 from faas.snapshots.manifest import CHUNK_BYTES, Chunk, Entry
-from faas.snapshots.tree import Folder, Listed, from_directory
+from faas.snapshots.tree import Folder, from_directory
 
 _decode = msgspec.msgpack.Decoder(tuple[Entry, ...]).decode
 _ZEROS = bytes(CHUNK_BYTES)

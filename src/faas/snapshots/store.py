@@ -33,10 +33,10 @@ from faas.ids import SnapshotId, TenantId, new_snapshot_id
 from faas.snapshots import manifest as manifests
 from faas.snapshots.changes import Change, Merged, MergeStrategy, apply_layer, as_tree, diff, merge
 from faas.snapshots.chunks import ChunkIndex, Packer, Place, Unpacker
+from faas.snapshots.listed import Listed
 from faas.snapshots.manifest import Entry, Manifest
 from faas.snapshots.tree import (
     Folder,
-    Listed,
     Tars,
     from_directory,
     from_listed,

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO
 
 from msgspec.structs import replace
 
 from faas.errors import InvalidArgumentError, ManifestError, TooLargeError
-from faas.snapshots.manifest import CHUNK_BYTES, Chunk, Entry, EntryKind
+from faas.snapshots.listed import Listed, Packing, Unpacking
+from faas.snapshots.manifest import CHUNK_BYTES, Entry, EntryKind
 
 ENTRIES_MAX = 2_000_000
 DEPTH_MAX = 256
@@ -32,30 +33,6 @@ GONE = "FAAS.gone"
 """The pax header that marks, in our own tars, a path of the image that is no more (`1`), or a
 directory that hides what the image has in it (`below`)."""
 _OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
-
-
-class Packing(Protocol):
-    """Takes content in, as `Packer` does."""
-
-    def add(self, read: Callable[[int], bytes]) -> tuple[int, tuple[Chunk, ...]]:
-        """Read to the end; return the size and the chunks."""
-        ...
-
-
-class Unpacking(Protocol):
-    """Gives content back, as `Unpacker` does."""
-
-    def read(self, chunks: tuple[Chunk, ...]) -> Iterator[bytes]:
-        """Yield the bytes of each chunk, at most `CHUNK_BYTES` at a time."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A tree whose entries are known already."""
-
-    entries: tuple[Entry, ...]
-    content: Unpacking
 
 
 def from_listed(tree: Listed, packer: Packing) -> tuple[Entry, ...]:
