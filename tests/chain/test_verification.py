@@ -68,7 +68,10 @@ async def _all_beat(user):
 
 async def _send(user, sender, to, data):
     fields = {"from": sender, "to": to, "data": "0x" + data.hex()}
-    await user.node.request("eth_sendTransaction", fields)
+    digest = await user.node.request("eth_sendTransaction", fields)
+    while (receipt := await user.node.receipt(bytes.fromhex(digest[2:]))) is None:
+        await asyncio.sleep(0.01)
+    assert receipt.is_success
 
 
 async def test_three_operators_that_agree_give_one_result_with_their_names(

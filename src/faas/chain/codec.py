@@ -13,6 +13,7 @@ from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError, EncodingError, InsufficientDataBytes
 from eth_hash.auto import keccak
 
+from faas.chain.overlaps import overlaps
 from faas.errors import DataLossError, InvalidArgumentError
 
 INLINE_BYTES_MAX: Final = 32 * 1024
@@ -290,6 +291,8 @@ def decode_call(job: int, inputs: bytes) -> JobCall:
     except ValueError as error:
         raise InvalidArgumentError(f"there is no job {job}") from error
     shape = CALLS[kind]
+    if overlaps(shape.input_types, inputs):
+        raise InvalidArgumentError(f"the inputs of {kind.name.lower()} are not canonical")
     try:
         call = shape(*decode(shape.input_types, inputs))
     except _UNREADABLE as error:

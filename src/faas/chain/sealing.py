@@ -23,6 +23,7 @@ from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
 from faas.chain.codec import ExecuteAdvanced, ExecuteFunction, JobCall, UploadFiles, encode_call
+from faas.chain.overlaps import overlaps
 from faas.errors import InvalidArgumentError
 
 _BOX: Final = ("bytes", "address[]", "bytes[]", "bytes", "bytes")
@@ -108,8 +109,11 @@ def open_secrets(box: bytes, opener: Opener, context: bytes) -> Secrets:
     Raises:
         InvalidArgumentError: it is not for this key or not for this call.
     """
+    plain = open_box(box, opener, context)
+    if overlaps(_SECRETS, plain):
+        raise InvalidArgumentError("what was sealed is not canonical")
     try:
-        env, payload, reply_key = decode(_SECRETS, open_box(box, opener, context))
+        env, payload, reply_key = decode(_SECRETS, plain)
     except _UNREADABLE as error:
         raise InvalidArgumentError("what was sealed does not decode") from error
     if reply_key:
@@ -139,6 +143,8 @@ def open_box(box: bytes, opener: Opener, context: bytes) -> bytes:
     Raises:
         InvalidArgumentError: it is not for this key, was changed, or is of another context.
     """
+    if overlaps(_BOX, box):
+        raise InvalidArgumentError("the sealed payload is not canonical")
     try:
         sender, recipients, wrapped, nonce, content = decode(_BOX, box)
     except _UNREADABLE as error:

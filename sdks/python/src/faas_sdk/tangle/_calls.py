@@ -265,10 +265,7 @@ class JobCalls:
         """
         service = self.service_of(service_id)
         receipt = await self._send(self.contracts.manager, Manager.REASSIGN, service, call_id)
-        for entry in receipt.logs:
-            if entry.topics[0] == Manager.JOB_ASSIGNED.topic:
-                return entry.account(3)
-        raise ProtocolError("the manager did not say who has the job now")
+        return self.assigned_in(receipt)
 
     async def expire(self, call_id: int, *, service_id: Optional[int] = None) -> None:
         """Give back the operator's slot of a job that nobody will answer."""
@@ -314,6 +311,14 @@ class JobCalls:
         raise ProtocolError(
             "the transaction submitted no job", hint="is the contract one of Tangle's ABI 0.19?"
         )
+
+    def assigned_in(self, receipt: Receipt) -> str:
+        """Read from a receipt to whom the manager gave the job then."""
+        for entry in receipt.logs:
+            is_ours = entry.address.lower() == self.contracts.manager.lower()
+            if is_ours and entry.topics and entry.topics[0] == Manager.JOB_ASSIGNED.topic:
+                return entry.account(3)
+        raise ProtocolError("the manager did not say who has the job")
 
     async def mined(self, submission: Submission) -> Receipt:
         """Bring a submission onto the chain, or find it there."""

@@ -46,6 +46,11 @@ class JobHandle:
         """The transaction that submitted it, when this handle did."""
         return "0x" + self._receipt.transaction_hash.hex() if self._receipt else None
 
+    @property
+    def first_operator(self) -> Optional[str]:
+        """To whom the job was given when this handle submitted it; it may have moved on since."""
+        return self._calls.assigned_in(self._receipt) if self._receipt else None
+
     async def result(self, timeout: Optional[float] = None) -> JobResult:
         """Wait for the job's end.
 

@@ -172,11 +172,12 @@ class Node:
 
     async def transactions(self, block: int) -> List[Mined]:
         """List the transactions of a block; none when it is not there."""
-        found = await self.request("eth_getBlockByNumber", hex(block), True)  # noqa: FBT003  JSON
-        return [
-            Mined(_bytes(each["hash"]), each["from"], int(each["nonce"], 16))
-            for each in (found or {}).get("transactions", ())
-        ]
+        found = cast(
+            "Optional[Dict[str, Any]]",
+            await self.request("eth_getBlockByNumber", hex(block), True),  # noqa: FBT003  JSON
+        )
+        told = cast("List[Dict[str, Any]]", found["transactions"] if found else [])
+        return [Mined(_bytes(each["hash"]), each["from"], int(each["nonce"], 16)) for each in told]
 
     async def code(self, address: str) -> bytes:
         """The program at an address; empty when there is none."""

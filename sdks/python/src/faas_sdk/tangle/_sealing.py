@@ -25,6 +25,7 @@ from faas_sdk.tangle._carried import Sealed, pack
 from faas_sdk.tangle._codec import ExecuteAdvanced, ExecuteFunction, JobCall, UploadFiles
 from faas_sdk.tangle._models import JobResult
 from faas_sdk.tangle._node import address_of
+from faas_sdk.tangle._overlaps import overlaps
 
 SealableJob = Union[ExecuteFunction, ExecuteAdvanced, UploadFiles]
 _BOX = ("bytes", "address[]", "bytes[]", "bytes", "bytes")
@@ -115,6 +116,8 @@ def _seal(plain: bytes, keys: Iterable[bytes], context: bytes) -> bytes:
 def _open(box: bytes, secret: bytes, context: bytes) -> bytes:
     key = PrivateKey(secret)
     mine = _address(key.public_key.format())
+    if overlaps(_BOX, box):
+        raise DataLossError("the output is in no box that anybody would make")
     try:
         sender, recipients, wrapped, nonce, content = decode(_BOX, box)
         place = [name.lower() for name in recipients].index(mine.lower())

@@ -73,6 +73,11 @@ class SyncJobHandle:
         """The transaction that submitted it, when this handle did."""
         return self._handle.tx_hash
 
+    @property
+    def first_operator(self) -> Optional[str]:
+        """To whom the job was given when this handle submitted it."""
+        return self._handle.first_operator
+
     def result(self, timeout: Optional[float] = None) -> JobResult:
         """Wait for the job's end; see `JobHandle.result`."""
         return self._client.run(self._handle.result(timeout))

@@ -116,7 +116,7 @@ class _Copies:
             )
             if handle is None:
                 return
-            await self._add(handle)
+            self._add(handle)
 
     async def take_turns(self) -> None:
         while len(self.by_operator) < self._wanted:
@@ -124,7 +124,7 @@ class _Copies:
                 raise self._too_few("the manager gave copies to the same operator again")
             if self.by_operator:
                 await self._wait_for_another()
-            await self._add(await self._calls.submit_job(self._call, **self._named()))
+            self._add(await self._calls.submit_job(self._call, **self._named()))
 
     async def buy(self, doors: Sequence[str]) -> None:
         missing = self._wanted - len(self.by_operator)
@@ -136,9 +136,8 @@ class _Copies:
         if len(others) < missing:
             raise self._too_few(f"{len(others)} more operators gave a quote, {missing} are missing")
         for quote in sorted(others.values(), key=lambda quote: quote.price)[:missing]:
-            await self._add(
-                await self._calls.submit_from_quote(self._call, [quote], **self._named())
-            )
+            named = self._named()
+            self._add(await self._calls.submit_from_quote(self._call, [quote], **named))
 
     async def _wait_for_another(self) -> None:
         until = time.monotonic() + TURN_SECONDS
@@ -151,12 +150,9 @@ class _Copies:
                 raise self._too_few("no other operator is free, or its turn does not come")
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _add(self, handle: JobHandle) -> None:
+    def _add(self, handle: JobHandle) -> None:
         self._submitted += 1
-        operator = await self._calls.get_assigned_operator(
-            handle.call_id, service_id=self.service_id
-        )
-        self.by_operator.setdefault(operator, handle)
+        self.by_operator.setdefault(handle.first_operator or "", handle)
 
     def _named(self) -> SubmitOptions:
         named: SubmitOptions = {**self._options, "service_id": self.service_id}
