@@ -5,18 +5,23 @@ to the end of a program that ran on. Leaves a report; needs root and `scripts/cr
 """
 
 import os
+import time
 
 from benchmarks.harness import ROOT, Client, Report, Samples, gateway, measure
 
 _WAIT = "import os, time\nwhile not os.path.exists('/tmp/go'): time.sleep(0.001)\n"
 _HEAP = "heap = [os.urandom(1 << 20) for _ in range(100)]\n"
 _SMALL = "while [ ! -e /tmp/go ]; do sleep 0.005; done"
+_SECONDS_TO_BEGIN = 1.0
+"""Until it has its memory or files, and waits."""
 _GO = [{"path": "/tmp/go", "content": ""}]
-_RESUME = {"memory": True, "mode": "branched", "files": _GO, "memory_mb": 512}
+_FILES = "head -c 100000000 /dev/urandom > /workspace/large; "
+_RESUME = {"memory": True, "mode": "branched", "files": _GO, "memory_mb": 512, "disk_mb": 512}
 
 
 def run(count: int) -> Report:
-    """Small process and Python with 100 MB, each taken, restored, forked ten times."""
+    """Small process, Python with 100 MB, and small process beside 100 MB of files: each taken,
+    restored, forked ten times."""
     prefix = os.environ.get("FAAS_CRIU_PREFIX") or str(ROOT / ".faas" / "criu")
     report = Report("Memory checkpoints, embedded runtime, whole HTTP round trip")
     with gateway(pool_size=0, criu_prefix=prefix, runtimes="embedded", running_max=16) as target:
@@ -26,9 +31,12 @@ def run(count: int) -> Report:
             client, "python, 100 MB", ["/usr/bin/python3", "-c", "import os\n" + _HEAP + _WAIT],
             min(count, 15),
         )  # fmt: skip
-    report.samples(*small, *large)
-    limits = ((40, 40, 200), (150, 150, 600))
-    for samples, most in zip((small, large), limits, strict=True):
+        files = _one(
+            client, "sh, 100 MB of files", ["/bin/sh", "-c", _FILES + _SMALL], min(count, 15)
+        )
+    report.samples(*small, *large, *files)
+    limits = ((40, 40, 200), (150, 150, 600), (150, 40, 200))
+    for samples, most in zip((small, large, files), limits, strict=True):
         for one, limit in zip(samples, most, strict=True):
             report.claim(f"{one.name}, p50 ms", value=one.p50, limit=limit)
     return report
@@ -39,9 +47,10 @@ def _one(client: Client, name: str, command: list[str], count: int) -> list[Samp
         "/api/v1/execute",
         {
             "command": command, "memory": True, "mode": "ephemeral", "wait": False,
-            "timeout_ms": 300_000, "memory_mb": 512,
+            "timeout_ms": 300_000, "memory_mb": 512, "disk_mb": 512,
         },
     )["execution_id"]  # fmt: skip
+    time.sleep(_SECONDS_TO_BEGIN)
     parent = client.post(f"/api/v1/executions/{made}/checkpoint", {})["id"]
     _settle(client, str(parent))
     taken = _timed_without_settling(client, f"{name}: checkpoint", str(made), count)

@@ -165,8 +165,12 @@ def _until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
 def _opensandbox_act(image: str, port: int) -> Callable[[], object]:
     from opensandbox import SandboxSync  # noqa: PLC0415  an optional peer
     from opensandbox.config import ConnectionConfigSync  # noqa: PLC0415
+    from opensandbox.transport import RetryPolicy  # noqa: PLC0415
 
-    connection = ConnectionConfigSync(domain=f"127.0.0.1:{port}", protocol="http")
+    # Without its retries, half a second apart: it asks for a sandbox that is not up yet.
+    connection = ConnectionConfigSync(
+        domain=f"127.0.0.1:{port}", protocol="http", retry_policy=RetryPolicy.disabled()
+    )
 
     def one_shot() -> None:
         sandbox = SandboxSync.create(

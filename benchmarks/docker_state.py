@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from benchmarks.bounded import within
 from benchmarks.docker_runtime import IMAGE, engine_with_image, gateway_images
 from benchmarks.harness import Client, Report, Samples, gateway
 from benchmarks.raw_docker import RawDocker
@@ -22,11 +23,14 @@ _STATES = {
     "1 MB": "head -c 1048576 /dev/urandom > {0}/f",
     "100 MB": "head -c 104857600 /dev/urandom > {0}/f",
     "5,000 small files": (
-        "rm -rf {0}/d; mkdir {0}/d; cd {0}/d; head -c 16 /dev/urandom | od -An -tx1 > seed; "
-        "for n in $(seq 5000); do echo $n > $n; done"
+        "rm -rf {0}/d; mkdir {0}/d; cd {0}/d; "
+        "seed=$(head -c 8 /dev/urandom | od -An -tx1 | tr -d ' \\n'); "
+        "for n in $(seq 5000); do echo $seed$n > $n; done"
     ),
 }
 _LIMITS = {"timeout_ms": 60_000}
+STATE_SECONDS = 300.0
+"""What one state may take, all rounds."""
 FORK_FASTER = 2.0
 """What «much faster» is held to at the least, though commit only makes an image."""
 
@@ -42,7 +46,8 @@ def run(count: int) -> Report:
         settings = {"runtimes": "docker", "docker_host": address, "default_image": "alpine:latest"}
         with gateway(data_dir=data_dir, pool_size=4, **settings) as target:
             for name, script in _STATES.items():
-                _state(report, target.client(), raw, (name, script), rounds)
+                with within(STATE_SECONDS):
+                    _state(report, target.client(), raw, (name, script), rounds)
     return report
 
 

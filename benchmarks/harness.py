@@ -225,6 +225,9 @@ def gateway(
     try:
         _wait_ready(port, process, data_dir / "bench.log")
         yield Gateway(port, process.pid, data_dir)
+    except Exception as failure:
+        failure.add_note(f"the gateway's log: {(data_dir / 'bench.log').read_text()[-4000:]}")
+        raise
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -34,6 +34,7 @@ enum {
     GROUPS_MAX = 16,
     /* Where the passed descriptors begin in CRIU; it keeps its own at the upper end. */
     FIRST_FD = 10,
+    GATE_FD = FIRST_FD - 1, /* as in preload/criu.c */
     /* Told by the exit code of a runner; CRIU's own is 0 or 1. */
     RUNNER_FAILED = 100,
 };
@@ -126,21 +127,21 @@ static bool furnish(int tree, int images, int preload) {
     return attach(tree, "tree") && attach(images, "images") && mkdir(PLACE "/plugins", 0700) == 0;
 }
 
-/* In the sandbox's pid namespace. What is restored is a member of the groups CRIU is a member of. */
-static _Noreturn void become_criu(struct request *q, int null, int log, const int *passed, unsigned count) {
+/* In the sandbox's pid namespace. It begins when the gate says so: while its libraries are loaded, it is moved. */
+static _Noreturn void become_criu(struct request *q, int null, int log, int gate, const int *passed, unsigned count) {
     /* Root by its effective user only. The real one is the sandbox's: reading another's limits takes that, or
      * CAP_SYS_RESOURCE, which hosts that are containers themselves lack. What is preloaded sees to it. */
     char user[40];
     snprintf(user, sizeof user, "FAAS_CRIU_USER=%u", q->user);
-    char *const env[] = {user, NULL};
-    for (uint32_t i = 0; i < q->group_count; i++)
-        if (write(q->group_fds[i], "0", 1) != 1) _exit(RUNNER_FAILED);
+    char *const env[] = {user, "FAAS_CRIU_GATE=1", NULL};
     /* Up first: the places they shall have may be taken by others of them. */
     int high[CHECKPOINT_FDS_MAX];
+    if ((gate = fcntl(gate, F_DUPFD_CLOEXEC, FIRST_FD + CHECKPOINT_FDS_MAX + 8)) < 0) _exit(RUNNER_FAILED);
     for (unsigned i = 0; i < count; i++)
         if ((high[i] = fcntl(passed[i], F_DUPFD_CLOEXEC, FIRST_FD + CHECKPOINT_FDS_MAX + 8)) < 0) _exit(RUNNER_FAILED);
     if (dup2(null, 0) < 0 || dup2(log, 1) < 0 || dup2(log, 2) < 0) _exit(RUNNER_FAILED);
     kernel_close_range(3, FIRST_FD + CHECKPOINT_FDS_MAX);
+    if (dup2(gate, GATE_FD) < 0) _exit(RUNNER_FAILED);
     for (unsigned i = 0; i < count; i++)
         if (dup2(high[i], FIRST_FD + (int)i) < 0) _exit(RUNNER_FAILED);
     sigset_t none;
@@ -153,12 +154,28 @@ static _Noreturn void become_criu(struct request *q, int null, int log, const in
     _exit(RUNNER_FAILED);
 }
 
+/* A move into a version 1 group takes up to 10 ms on an idle host. */
+static bool join(const struct request *q, pid_t pid) {
+    for (uint32_t i = 0; i < q->group_count; i++)
+        if (!write_number(q->group_fds[i], (uint32_t)pid)) return false;
+    return true;
+}
+
 static int run_criu(struct request *q, int null, int last_pid, int log, const int *passed, unsigned count) {
     if (q->pid_before && !set_last_pid(last_pid, q->pid_before)) return RUNNER_FAILED;
+    int gate[2];
+    if (pipe2(gate, O_CLOEXEC) < 0) return RUNNER_FAILED;
     pid_t child = fork();
-    if (child == 0) become_criu(q, null, log, passed, count);
+    if (child == 0) {
+        close(gate[1]);
+        become_criu(q, null, log, gate[0], passed, count);
+    }
+    close(gate[0]);
     int status;
     if (child < 0) return RUNNER_FAILED;
+    /* What is restored is a member of the groups CRIU is a member of. A closed gate ends it. */
+    if (join(q, child) && write(gate[1], "g", 1) < 0) errno = 0;
+    close(gate[1]);
     while (waitpid(child, &status, 0) < 0)
         if (errno != EINTR) return RUNNER_FAILED;
     if (q->pid_after && !set_last_pid(last_pid, q->pid_after)) return RUNNER_FAILED;

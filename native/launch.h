@@ -11,6 +11,7 @@ int launch_main(int argc, char **argv);
 /* pause.c */
 int pause_main(int argc, char **argv);
 int relay_main(int argc, char **argv);
+int tunnel_main(int argc, char **argv);
 
 /* sandbox.c */
 enum gate { GATE_MAPPED = 'm', GATE_GO = 'g', GATE_STEP_MAX = 512 };

@@ -284,7 +284,7 @@ static bool mount_root_overlay(const struct plan *plan, const struct lowers *low
         snprintf(list + used, sizeof list - used, "%s%s", used ? ":" : "", image);
     }
     snprintf(options, sizeof options, "lowerdir=%s,upperdir=%s/up,workdir=%s/work%s", list, upper, upper,
-             plan_has_userns(plan) ? ",userxattr" : "");
+             plan_has_userns(plan) || plan->layer_count ? ",userxattr" : "");
     return mount("overlay", at, "overlay", MS_NOSUID | MS_NODEV, options) == 0;
 }
 
@@ -309,7 +309,7 @@ bool mounts_make_root(const struct plan *plan, const struct lowers *lowers, cons
     has_layers = plan->layer_count > 0;
     bool is_overlay = plan->root.op == OP_ROOT_OVERLAY || has_layers;
     if (!(is_overlay ? mount_root_overlay(plan, lowers, at) : mount_root_tmpfs(&plan->root, at))) return false;
-    if (plan->userns == USERNS_RANGE) keep_written(is_overlay ? up : at);
+    if (plan->userns == USERNS_RANGE || plan->userns == USERNS_FLAT) keep_written(is_overlay ? up : at);
     base = open(base_path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     root = open(at, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (base < 0 || root < 0) return false;

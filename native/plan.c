@@ -127,8 +127,8 @@ bool plan_read(struct plan *plan, const uint8_t *bytes, uint32_t length, const c
         if (!fields || !read_op(plan, op, &f) || !read_done(&f)) return false;
     }
     *what = "a plan without a root";
-    if (plan->layer_count && plan->userns != USERNS_RANGE) {
-        *what = "layers without a range of users";
+    if (plan->layer_count && plan->userns != USERNS_RANGE && plan->userns != USERNS_FLAT) {
+        *what = "layers without users of its own";
         return false;
     }
     return plan->root.op != 0;

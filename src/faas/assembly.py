@@ -139,7 +139,7 @@ async def open_engine_images(settings: Settings) -> AsyncGenerator[ImageShelf]:
     Raises:
         RuntimeUnavailableError: there is no Engine, or it does not answer.
     """
-    from faas.docker.runtime import engine_shelf  # noqa: PLC0415  only for those who ask for it
+    from faas.docker.connecting import engine_shelf  # noqa: PLC0415  only for those who ask for it
 
     place = settings.data_dir.expanduser().absolute()
     context = RuntimeContext(place, place, "cli", _runtime_options(settings))

@@ -44,7 +44,7 @@ class DataDir:
             os.close(lock_fd)
             raise ConflictError(
                 f"another gateway (pid {holder or 'unknown'}) uses the data directory {path}",
-                hint="stop it, or give this one its own: faas serve --data-dir DIRECTORY",
+                hint="stop it, or give this one its own: --data-dir DIRECTORY",
             ) from None
         os.ftruncate(lock_fd, 0)
         os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)

@@ -149,7 +149,7 @@ def test_a_plan_with_bad_layers_is_refused(launcher, plan):
     assert refused.errno == errno.EINVAL
 
 
-def test_layers_need_a_range_of_users(launcher):
+def test_layers_need_users_of_the_sandbox_s_own(launcher):
     plan = users(NONE) + tmpfs_root() + op(LAYERS, u32(1), u64(1))
     refused = launcher.try_launch(plan)
-    assert refused == Failure(errno.EINVAL, "layers without a range of users")
+    assert refused == Failure(errno.EINVAL, "layers without users of its own")

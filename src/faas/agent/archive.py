@@ -11,13 +11,15 @@ from pathlib import Path
 
 from faas.agent.channel import AgentChannel
 from faas.agent.protocol import Request, pack_string
-from faas.errors import InvalidArgumentError
+from faas.errors import InvalidArgumentError, SandboxBrokenError
 
 _TAR_SECONDS = 600.0
 """For one archive; generous, because a sandbox may have a tenth of a core."""
 _PIPE_BYTES = 1 << 20
 _MOVE_MS = 100
-"""How soon it is seen that the agent is gone while it holds its end of the pipe."""
+"""How soon a copy that has nothing to do sees that it is stopped."""
+_END_SECONDS = 10.0
+"""From the agent's word that all is packed to the end of the pipe, which it closes at once."""
 _F_ADD_SEALS, _F_SEAL_ALL = 1033, 0x000F
 
 
@@ -69,33 +71,49 @@ async def pack_into(channel: AgentChannel, path: str, tar: Path) -> None:
     """Write a tar of what is at `path` to a new file: one thread moves the bytes, and no loop.
 
     The agent itself is given no file of ours: what it writes would count as the sandbox's memory.
+
+    Raises:
+        OSError: our file cannot be written.
     """
     payload = _place(path)
-    is_over = threading.Event()
-    with tar.open("xb") as target:
+    with await asyncio.to_thread(tar.open, "xb", 0) as target:
         source, sink = os.pipe2(os.O_CLOEXEC)
         with contextlib.suppress(OSError):  # as in `pack`
             fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        moving = asyncio.ensure_future(asyncio.to_thread(_move, source, target.fileno(), is_over))
+        stop = threading.Event()
+        moving = asyncio.ensure_future(asyncio.to_thread(_move, source, target.fileno(), stop))
+        asking = asyncio.ensure_future(
+            channel.call(Request.TAR_OUT, payload, descriptors=[sink], seconds=_TAR_SECONDS)
+        )
         try:
-            await channel.call(Request.TAR_OUT, payload, descriptors=[sink], seconds=_TAR_SECONDS)
-            await asyncio.shield(moving)
+            await asyncio.wait({moving, asking}, return_when=asyncio.FIRST_COMPLETED)
+            if not moving.done():
+                await asking
+                await asyncio.wait({moving}, timeout=_END_SECONDS)
+                if not moving.done():
+                    raise SandboxBrokenError("the archive has no end")
+            await moving
+            await asking
         finally:
-            is_over.set()
+            stop.set()
             await asyncio.wait({moving})
-            os.close(source)
+            os.close(source)  # and an agent that still writes is told so
+            asking.cancel()
+            await asyncio.gather(asking, moving, return_exceptions=True)
 
 
-def _move(source: int, target: int, is_over: threading.Event) -> None:
-    """Move bytes until the end of the pipe, or until nobody waits for them any more."""
-    poll = select.poll()
+def _move(source: int, target: int, stop: threading.Event) -> None:
+    """Copy to the end of the pipe, or until it is stopped."""
+    poll, piece = select.poll(), memoryview(bytearray(_PIPE_BYTES))
     poll.register(source, select.POLLIN)
-    while True:
-        if not poll.poll(_MOVE_MS):
-            if is_over.is_set():
+    while not stop.is_set():
+        if poll.poll(_MOVE_MS):
+            got = os.readv(source, [piece])
+            if not got:
                 return
-        elif not os.splice(source, target, _PIPE_BYTES):
-            return
+            rest = piece[:got]
+            while rest:
+                rest = rest[os.write(target, rest) :]
 
 
 async def _next_chunk(source: int, done: "asyncio.Future[bytes]") -> bytes:

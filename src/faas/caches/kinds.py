@@ -1,6 +1,7 @@
 """The tools whose caches are kept: where each cache lies in a sandbox, and how the tool is told."""
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -47,6 +48,8 @@ class CacheKind:
     """How the tool is told; what the request itself sets wins."""
     kept: tuple[str, ...] = ("",)
     """Directories of it that are kept; the rest (locks, settings, programs) is the run's own."""
+    left_out: tuple[str, ...] = ()
+    """Ends of names that are not kept all the same: what the tool would believe unchecked."""
     check_of: Callable[[str], Check | None] = field(default=_no_check)
     """What a file's content must hash to, where its name says so."""
 
@@ -57,7 +60,8 @@ class CacheKind:
 
     def keeps(self, name: str) -> bool:
         """Whether a file of it is kept."""
-        return any(not top or name.startswith(top + "/") for top in self.kept)
+        is_below = any(not top or name.startswith(top + "/") for top in self.kept)
+        return is_below and not name.endswith(self.left_out)
 
 
 def _npm_check(name: str) -> Check | None:
@@ -69,6 +73,15 @@ def _npm_check(name: str) -> Check | None:
     if algorithm not in {"sha1", "sha256", "sha384", "sha512"} or len(parts) != 6:  # noqa: PLR2004
         return Check(hashlib.sha256(), "")
     return Check(hashlib.new(algorithm, usedforsecurity=False), digest)
+
+
+_GO_OUTPUT = re.compile(r"build/[0-9a-f]{2}/([0-9a-f]{64})-d")
+
+
+def _go_check(name: str) -> Check | None:
+    """`build/ab/abcd…-d` is what a compilation gave, named by its SHA-256."""
+    found = _GO_OUTPUT.fullmatch(name)
+    return None if found is None else Check(hashlib.sha256(), found[1])
 
 
 def _at(name: str, rest: str = "") -> str:
@@ -91,6 +104,9 @@ KINDS: Mapping[CacheName, CacheKind] = {
             CacheName.GO,
             {"GOMODCACHE": _at("go", "/mod"), "GOCACHE": _at("go", "/build")},
             ("mod/cache/download", "build"),
+            # Without it go hashes the zip itself and compares that with go.sum.
+            left_out=(".ziphash", ".lock"),
+            check_of=_go_check,
         ),
     )
 }

@@ -17,6 +17,7 @@ import click
 
 from faas.assembly import open_registry
 from faas.cli import render
+from faas.cli.doctor_egress import try_egress
 from faas.cli.doctor_memory import try_memory
 from faas.cli.gateway import Gateway
 from faas.clock import SystemClock
@@ -24,6 +25,7 @@ from faas.config import Settings, load
 from faas.data_dir import DataDir
 from faas.errors import FaasError
 from faas.events import EventBus
+from faas.sandbox.protocols import ProbeReport
 from faas.sandbox.registry import Registry
 
 _NOTHING_WORKS = 8
@@ -88,7 +90,7 @@ async def try_runtimes(settings: Settings) -> list[Finding]:
             try:
                 await registry.start()
                 reports = registry.reports()
-                memory = await _memory(registry, scratch, criu)
+                more = [*await _egress(registry), *await _memory(registry, scratch, criu)]
             finally:
                 await registry.aclose()
         finally:
@@ -101,15 +103,39 @@ async def try_runtimes(settings: Settings) -> list[Finding]:
         Finding(
             f"runtime {name}",
             is_well=report.is_available,
-            detail="; ".join(
-                part for part in (report.detail, report.isolation, report.limits) if part
-            ),
-            hint=report.hint,
+            detail="; ".join(filter(None, _described(report))),
+            hint=report.hint or _on_limits(report),
             duration_ms=report.duration_ms,
             is_runtime=True,
         )
         for name, report in reports.items()
-    ] + memory
+    ] + more
+
+
+def _on_limits(report: ProbeReport) -> str | None:
+    if not report.is_available or "rlimits" not in report.limits:
+        return None
+    return (
+        "memory, processor and processes of a whole sandbox are limited, and instances paused and"
+        " resized, only where the gateway may make control groups: run it as root"
+    )
+
+
+def _described(report: ProbeReport) -> tuple[str, ...]:
+    more = f"on demand {', '.join(report.isolations)}" if report.isolations else ""
+    limits = f"limits by {report.limits}" if report.limits else ""
+    if report.is_available and not report.limits:
+        limits = "no limits hold here"
+    return (report.detail, report.isolation, more, limits)
+
+
+async def _egress(registry: Registry) -> list[Finding]:
+    """Try to give a sandbox of this host the network `egress`."""
+    runtime = registry.get("embedded")
+    if runtime is None or runtime not in registry.available():
+        return []
+    is_well, detail, hint, spent = await try_egress(runtime)
+    return [Finding("network egress", is_well, detail, hint, duration_ms=spent, state_else="off")]
 
 
 async def _memory(registry: Registry, scratch: Path, prefix: str) -> list[Finding]:

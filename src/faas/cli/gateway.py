@@ -195,9 +195,11 @@ class Gateway:
 
     def _unreachable(self, failure: Exception) -> errors.UnavailableError:
         reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else "closed"
+        hint = "start one with `faas serve`, or name it with --url or FAAS_GATEWAY_URL"
+        if isinstance(failure, ssl.SSLError) and failure.reason == "WRONG_VERSION_NUMBER":
+            reason, hint = "plain HTTP is spoken there", f"http://{self._parts.netloc}"
         return errors.UnavailableError(
-            f"no gateway answers at {self._settings.url} ({reason.lower()})",
-            hint="start one with `faas serve`, or name it with --url or FAAS_GATEWAY_URL",
+            f"no gateway answers at {self._settings.url} ({reason.lower()})", hint=hint
         )
 
 

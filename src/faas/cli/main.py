@@ -79,6 +79,8 @@ def main() -> None:
         # The reader left (`| head`): that is no error, and nothing more can be written.
         sys.stderr.close()
         code = 0
+    except ModuleNotFoundError as missing:
+        code = _show_missing(missing)
     except Exception as failure:
         from faas.cli import render
         from faas.errors import FaasError
@@ -87,6 +89,23 @@ def main() -> None:
             raise
         code = render.show_error(failure)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_missing(missing: ModuleNotFoundError) -> int:
+    """Say which extra brings a package that is not installed; our own modules are never missing."""
+    package = (missing.name or "").partition(".")[0]
+    if package in {"", "faas"}:
+        raise missing
+    from faas.cli import render
+    from faas.errors import UnsupportedError
+
+    extra = {"aiodocker": "docker", "obstore": "s3"}.get(package, "tangle")
+    return render.show_error(
+        UnsupportedError(
+            f"this needs the Python package {package}, which is not installed",
+            hint=f"pip install 'faas-platform[{extra}]'; in a clone: make dev",
+        )
+    )
 
 
 def _show_usage(failure: click.ClickException) -> int:

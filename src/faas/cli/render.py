@@ -47,8 +47,10 @@ def show_error(failure: FaasError) -> int:
     say(f"{_strong('error:')} {failure.message}")
     problems = failure.details.get("problems")
     if isinstance(problems, list | tuple):
+        # A gateway names each by its path in the message already.
         for problem in problems:  # pyright: ignore[reportUnknownVariableType]
-            say(f"  {problem}")
+            if isinstance(problem, str):
+                say(f"  {problem}")
     if failure.hint:
         say(f"\n{_strong('hint:')} {failure.hint}")
     trace = failure.details.get("trace_id")

@@ -13,9 +13,10 @@ from pathlib import Path
 import click
 
 from faas import errors
-from faas.cli import render
+from faas.cli import render, shell_line
 from faas.cli.exits import INTERRUPTED, OUR_FAILURE_WHILE_RUNNING
 from faas.cli.gateway import Gateway, Json, StreamEvent, event_bytes, new_idempotency_key
+from faas.cli.quantities import Megabytes, Seconds
 from faas.model import PullPolicy
 
 _STDIN_PIECE_BYTES = 64 << 10
@@ -37,8 +38,13 @@ _OPTIONS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 @click.option(
     "--isolation", help="The least accepted: container, userns, gvisor, microvm; else refused."
 )
-@click.option("--timeout", "timeout_seconds", type=float, help="Seconds until it is ended.")
-@click.option("--memory", "memory_mb", type=int, help="Memory in MB.")
+@click.option(
+    "--timeout",
+    "timeout_seconds",
+    type=Seconds(),
+    help="Seconds until it is ended; also 500ms, 2m.",
+)
+@click.option("--memory", "memory_mb", type=Megabytes(), help="Memory in MB; also 2G.")
 @click.option("--cpus", "cpu_cores", type=float, help="Cores, 0.5 is half a one.")
 @click.option("-e", "--env", "env", multiple=True, metavar="NAME=VALUE", help="Environment.")
 @click.option("-w", "--workdir", "working_dir", help="Directory to start in.")
@@ -95,10 +101,18 @@ def command(
         if detach:
             render.data(execution_id)
             return 0
-        return _Run(gateway, execution_id, as_json=as_json).follow(with_stdin=with_stdin)
+        run = _Run(gateway, execution_id, as_json=as_json)
+        return _hinted(run.follow(with_stdin=with_stdin), () if is_shell else argv)
     except errors.FaasError as failure:
         render.show_error(failure)
         return OUR_FAILURE_WHILE_RUNNING
+
+
+def _hinted(code: int, argv: tuple[str, ...]) -> int:
+    """Add, to a command that was not found, what may have been meant."""
+    if argv and code == shell_line.NOT_FOUND and (remedy := shell_line.remedy(argv)):
+        render.say(f"\nhint: {remedy}")
+    return code
 
 
 def _inputs(env: tuple[str, ...], files: tuple[str, ...], archive: Path | None) -> Json:

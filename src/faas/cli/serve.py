@@ -6,6 +6,7 @@ that is taken up by the next start. A second Ctrl-C leaves at once.
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -92,9 +93,17 @@ def _listen(settings: Settings) -> socket.socket:
         listener.close()
         raise UnavailableError(
             f"cannot listen on {settings.host}:{settings.port}: {failure.strerror}",
-            hint="faas serve --port 0",
+            hint=_listening_hint(failure, settings.port),
         ) from failure
     return listener
+
+
+def _listening_hint(failure: OSError, port: int) -> str:
+    if failure.errno == errno.EADDRINUSE:
+        return f"`ss -ltnp sport = :{port}` shows who has it; faas serve --port 0 takes a free one"
+    if failure.errno in (errno.EACCES, errno.EPERM):
+        return "ports below 1024 are for root: faas serve --port 8080"
+    return "name an address of this machine, 127.0.0.1 or 0.0.0.0: faas serve --host ADDRESS"
 
 
 def gateway_app(platform: Platform) -> Starlette:

@@ -38,7 +38,7 @@ class ContainerGroups:
         if self._is_v1:
             nanoseconds = _first(self._cpu)
             return None if nanoseconds is None else nanoseconds // 1000
-        return _value(_read(self._cpu), b"usage_usec")
+        return value(_read(self._cpu), b"usage_usec")
 
     def memory_peak_bytes(self) -> int | None:
         """The most memory that was held at once."""
@@ -54,11 +54,11 @@ class ContainerGroups:
             stat = (self._memory / "memory.stat").read_bytes()
         except OSError:
             return None
-        return int(held) - (_value(stat, word) or 0)
+        return int(held) - (value(stat, word) or 0)
 
     def oom_kills(self) -> int | None:
         """How often the out-of-memory killer struck."""
-        return _value(_read(self._oom), b"oom_kill")
+        return value(_read(self._oom), b"oom_kill")
 
     def close(self) -> None:
         """Give the descriptors back; from then on no counter is known. Idempotent."""
@@ -128,13 +128,18 @@ def _read(descriptor: int | None) -> bytes:
 
 
 def _first(descriptor: int | None) -> int | None:
-    text = _read(descriptor).strip()
-    return int(text) if text.isdigit() else None
+    return number(_read(descriptor))
 
 
-def _value(text: bytes, key: bytes) -> int | None:
+def number(text: bytes) -> int | None:
+    """Read a counter that stands alone."""
+    return int(text) if text.strip().isdigit() else None
+
+
+def value(text: bytes, key: bytes) -> int | None:
+    """Read one of several counters, each on a line after its name."""
     for line in text.splitlines():
-        name, _, value = line.partition(b" ")
-        if name == key and value.isdigit():
-            return int(value)
+        name, _, count = line.partition(b" ")
+        if name == key and count.isdigit():
+            return int(count)
     return None

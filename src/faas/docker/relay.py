@@ -33,6 +33,7 @@ from faas.agent.protocol import (
     pack_u64,
     parse_started,
 )
+from faas.docker.remote_groups import RemoteGroups
 from faas.errors import FaasError, NotFoundError, SandboxBrokenError
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class RelayedChannel(AgentChannel):
 
     def __init__(self, connection: socket.socket, *, prefix: str, fetches: Fetches) -> None:
         super().__init__(connection)
+        self.groups = RemoteGroups(self)
         self._prefix = prefix
         self._fetches = fetches
 
@@ -275,6 +277,8 @@ class _Fetcher:
             self._sink.on_output(stdout.have, stderr.have)
 
     async def _end(self, ended: ExitFrame) -> None:
+        # The verdict is made of them when the end is told.
+        await self._channel.groups.refresh()
         if self._fetch.is_exclusive:
             with contextlib.suppress(FaasError):
                 await self._channel.call(

@@ -8,6 +8,7 @@ import asyncio
 import io
 import socket
 import tarfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from faas.errors import FaasError, SandboxBrokenError
 
 if TYPE_CHECKING:
     from faas.docker.engine import Engine
+    from faas.docker.tunnel import Tunnel
     from faas.docker.work_dir import WorkDir
 
 
@@ -49,9 +51,7 @@ class RemoteAgents:
             raise SandboxBrokenError("the relay in the container does not start") from failure
         ours, theirs = socket.socketpair()
         theirs.settimeout(0)
-        task = asyncio.create_task(pump(theirs, stream))
-        self._pumps.add(task)
-        task.add_done_callback(self._pumps.discard)
+        self._keep(asyncio.create_task(pump(theirs, stream)))
         channel = RelayedChannel(ours, prefix=prefix, fetches=Fetches(work_dir.path / "fetches"))
         try:
             await channel.hello(seconds=seconds)
@@ -59,6 +59,18 @@ class RemoteAgents:
             channel.close()
             raise
         return channel
+
+    def tunnel(self, container: str) -> "Tunnel":
+        """Return the way to the ports of a container; nothing is started yet."""
+        from faas.docker.tunnel import Tunnel  # noqa: PLC0415  the Engine's client must be there
+
+        user = f"{self._uid}:0"
+        dial = partial(self._engine.attach_exec, container, [AGENT, "tunnel"], user=user)
+        return Tunnel(dial, self._keep)
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._pumps.add(task)
+        task.add_done_callback(self._pumps.discard)
 
     async def aclose(self) -> None:
         """Let go of every connection."""

@@ -2,7 +2,7 @@
 
 An exec is a frame to the agent over a socket in a bound directory, never `docker exec`, so
 commands, input, terminals, files, output and re-adoption are the same code as in the embedded
-runtime. The Engine must therefore run on this machine; a remote one is refused by the probe.
+runtime. An Engine on another machine gets a copy of the agent, which is spoken to through it.
 
 To make one: write the intent (`WorkDir`), give the Engine the image's tree if it lacks it, create
 and start the container, greet the agent. Containers carry the tag of the data directory; start-up
@@ -14,9 +14,7 @@ import logging
 import os
 import platform
 import tempfile
-from collections.abc import AsyncGenerator
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from faas.agent.channel import AgentChannel
 from faas.cleanup import Cleanup
 from faas.clock import Clock, SystemClock
-from faas.docker.address import EngineAddress
+from faas.docker.connecting import connect, open_shelf
 from faas.docker.container import (
     AGENT,
     HOSTNAME,
@@ -35,11 +33,11 @@ from faas.docker.container import (
     socket_owner,
     writable_places,
 )
-from faas.docker.credentials import DockerLogins
 from faas.docker.engine_images import EngineImages
 from faas.docker.groups import ContainerGroups
 from faas.docker.pauses import Pauses
 from faas.docker.reclaim import reclaim
+from faas.docker.relay import RelayedChannel
 from faas.docker.remote import RemoteAgents
 from faas.docker.sandbox import DockerSandbox, Upkeep
 from faas.docker.settings import DockerSettings
@@ -74,7 +72,6 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-_SOCKETS = (Path("/var/run/docker.sock"), Path("/run/docker.sock"))
 _GREETING_SECONDS = 10.0
 """From the container's start to its agent's first word; measured well under 0.1 s."""
 _OWED_AT_ONCE = 4
@@ -124,9 +121,7 @@ class DockerRuntime:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        able = {Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT}
-        if not self._settings.is_copied:
-            able.add(Capability.PORTS)
+        able = {Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT, Capability.PORTS}
         return frozenset(able | ({Capability.EGRESS} if self._has_egress else set()))
 
     def writable(self, root: RootFilesystem) -> tuple[str, ...]:
@@ -151,7 +146,7 @@ class DockerRuntime:
             return
         if not self._settings.binary.is_file():
             raise RuntimeUnavailableError("the native program is not built", hint="make native")
-        engine = _connect(self._settings.address)
+        engine = connect(self._settings.address)
         try:
             facts = await engine.facts()
             self._settle(facts)
@@ -221,8 +216,8 @@ class DockerRuntime:
         passed = b"faas-native" in said
         return ProbeReport(
             is_available=passed,
-            detail=f"the agent's own usage, asked for in a container, exited with {ended.code};"
-            f" the agent is {'copied in, over the Engine' if self._remote else 'bound in'}",
+            detail=("our agent answered in a container" if passed else _unheard(ended))
+            + f"; it is {'copied in, over the Engine' if self._remote else 'bound in'}",
             isolation=self._isolation,
             isolations=tuple(way.label for way in self._ways[1:]),
             limits="docker memory,cpu,pids",
@@ -259,11 +254,7 @@ class DockerRuntime:
 
     async def create(self, spec: SandboxSpec) -> DockerSandbox:
         if spec.network is NetworkMode.EGRESS and not self._has_egress:
-            raise UnsupportedError(
-                "the docker runtime has no network egress here",
-                hint="run the gateway as root, and apt-get install nftables",
-                details={"supported": [NetworkMode.NONE.value]},
-            )
+            raise self._no_egress()
         if spec.id in self._sandboxes:
             raise AlreadyExistsError(f"there is a sandbox {spec.id}")
         await self._pay_owed()
@@ -275,6 +266,19 @@ class DockerRuntime:
             raise
         cleanup.pop_all()
         return sandbox
+
+    def _no_egress(self) -> UnsupportedError:
+        is_elsewhere = self._settings.is_copied
+        return UnsupportedError(
+            "containers on an Engine elsewhere have no network egress: its rules would have to be"
+            " laid on that machine"
+            if is_elsewhere
+            else "the docker runtime has no network egress here",
+            hint="use a runtime on this machine"
+            if is_elsewhere
+            else "run the gateway as root, and apt-get install nftables",
+            details={"supported": [NetworkMode.NONE.value]},
+        )
 
     async def _create(self, spec: SandboxSpec, cleanup: Cleanup) -> DockerSandbox:
         _, images = self._opened()
@@ -395,9 +399,12 @@ class DockerRuntime:
             meta,
             channel=channel,
             # The pid of a container elsewhere is somebody else's here.
-            groups=ContainerGroups(0 if self._remote else _pid(state)),
+            groups=channel.groups
+            if isinstance(channel, RelayedChannel)
+            else ContainerGroups(_pid(state)),
             upkeep=Upkeep(limit, partial(self._release, sandbox_id)),
             open_agent=None if self._remote else work_dir.connect,
+            tunnel=None if self._remote is None else self._remote.tunnel(name),
         )
         self._sandboxes[sandbox_id] = sandbox
         return sandbox
@@ -498,46 +505,8 @@ class DockerRuntime:
         return work_dir, container_name(self._settings.tag, sandbox_id)
 
 
-def _connect(address: EngineAddress) -> "Engine":
-    """Connect, or say what is missing; the client is loaded only when there is an Engine."""
-    address.check()
-    if address.url is None and not any(path.is_socket() for path in _SOCKETS):
-        raise RuntimeUnavailableError(
-            "there is no Docker Engine on this machine",
-            hint="apt-get install docker.io, or set FAAS_DOCKER_HOST",
-        )
-    try:
-        from faas.docker.engine import Engine  # noqa: PLC0415  see above
-    except ImportError as failure:
-        raise RuntimeUnavailableError(
-            "the client of the Docker Engine is not installed",
-            hint="pip install 'faas-platform[docker]'",
-        ) from failure
-    return Engine.connect(address)
-
-
-@asynccontextmanager
-async def engine_shelf(context: RuntimeContext) -> AsyncGenerator[EngineShelf]:
-    """Open the images of the Engine and nothing else, for whoever runs no sandboxes.
-
-    Raises:
-        RuntimeUnavailableError: there is no Engine, or it does not answer.
-    """
-    settings = DockerSettings.from_context(context)
-    engine = _connect(settings.address)
-    try:
-        await engine.facts()
-        yield open_shelf(engine, settings)
-    finally:
-        await engine.aclose()
-
-
-def open_shelf(engine: "Engine", settings: DockerSettings) -> EngineShelf:
-    """Open the images of an Engine."""
-    from faas.docker.image_calls import ImageCalls  # noqa: PLC0415  as `_connect`
-
-    logins = DockerLogins(settings.logins or Path("/nonexistent"))
-    return EngineShelf(ImageCalls(engine), keeper="docker", logins=logins)
+def _unheard(ended: Exit) -> str:
+    return f"our agent did not answer in a container: {ended.reason}, code {ended.code}"
 
 
 def _empty_root(place: Path) -> RootFilesystem:

@@ -2,9 +2,11 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from faas.agent.channel import AgentChannel
 from faas.agent.ports import OpenAgent
@@ -13,11 +15,15 @@ from faas.agent.protocol import ExitFrame
 from faas.agent.sandbox import AgentSandbox
 from faas.docker.container import reserved_uids
 from faas.docker.groups import ContainerGroups
+from faas.docker.remote_groups import RemoteGroups
 from faas.docker.work_dir import Meta
 from faas.errors import InvalidArgumentError, UnsupportedError
 from faas.ids import SandboxId
 from faas.model import ExitReason, Limits
 from faas.sandbox.protocols import Command, Exit, OutputFiles
+
+if TYPE_CHECKING:
+    from faas.docker.tunnel import Tunnel
 
 _OOM_CODE = 128 + signal.SIGKILL
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -42,14 +48,16 @@ class DockerSandbox(AgentSandbox):
         meta: Meta,
         *,
         channel: AgentChannel,
-        groups: ContainerGroups,
+        groups: ContainerGroups | RemoteGroups,
         upkeep: Upkeep,
         open_agent: OpenAgent | None = None,
+        tunnel: "Tunnel | None" = None,
     ) -> None:
         super().__init__(sandbox_id, channel, open_agent=open_agent)
         self._meta = meta
         self._groups = groups
         self._upkeep = upkeep
+        self._tunnel = tunnel
         self._destroying: asyncio.Future[None] | None = None
 
     @property
@@ -64,6 +72,18 @@ class DockerSandbox(AgentSandbox):
     def image_digest(self) -> str:
         return self._meta.image_digest
 
+    async def start(self, name: str, command: Command, output: OutputFiles) -> AgentProcess:
+        if isinstance(self._groups, RemoteGroups):
+            await self._groups.refresh()
+        return await super().start(name, command, output)
+
+    async def connect(self, port: int) -> socket.socket:
+        if self._tunnel is None:
+            return await super().connect(port)
+        self._require_alive()
+        async with self._dials:
+            return await self._tunnel.connect(port)
+
     async def apply_limits(self, limits: Limits) -> None:
         self._require_alive()
         if not await asyncio.to_thread(self._groups.limit, limits):
@@ -71,11 +91,17 @@ class DockerSandbox(AgentSandbox):
 
     def cpu_us(self) -> int | None:
         """Processor time of everything in it since it was made."""
+        self._look_again()
         return self._groups.cpu_us()
 
     def memory_bytes(self) -> int | None:
         """Memory it holds now."""
+        self._look_again()
         return self._groups.memory_bytes()
+
+    def _look_again(self) -> None:
+        if isinstance(self._groups, RemoteGroups):
+            self._groups.look_again()
 
     async def destroy(self, reason: str) -> None:
         if self._destroying is None:
@@ -86,14 +112,18 @@ class DockerSandbox(AgentSandbox):
     def let_go(self) -> None:
         """Forget it without touching it: the next gateway takes it back."""
         self._is_destroyed = True
-        self._channel.close("the gateway leaves it running")
-        self._groups.close()
+        self._cut("the gateway leaves it running")
 
     async def _destroy(self) -> None:
-        # The channel first: what it still has to tell is judged by the groups.
-        self._channel.close("the sandbox was destroyed")
-        self._groups.close()
+        self._cut("the sandbox was destroyed")
         await self._upkeep.release()
+
+    def _cut(self, why: str) -> None:
+        # The channel first: what it still has to tell is judged by the groups.
+        self._channel.close(why)
+        self._groups.close()
+        if self._tunnel is not None:
+            self._tunnel.close()
 
     def _command(self, command: Command) -> Command:
         if command.tty and "gvisor" in self.isolation:
@@ -117,7 +147,7 @@ class DockerSandbox(AgentSandbox):
 class _Judge:
     """Sees by the container's counters what the agent cannot: memory, and who was killed for it."""
 
-    def __init__(self, groups: ContainerGroups, output: OutputFiles | None) -> None:
+    def __init__(self, groups: ContainerGroups | RemoteGroups, output: OutputFiles | None) -> None:
         self._groups = groups
         self._output = output
         self._oom_before = groups.oom_kills() or 0

@@ -86,7 +86,7 @@ class Freezer:
 
     def _group(self, name: str) -> Path:
         if self._parent is None:
-            raise UnsupportedError("this host has no freezer")
+            raise UnsupportedError("no freezer can be had here", hint="run the gateway as root")
         self._parent.mkdir(exist_ok=True)
         return self._parent / name
 

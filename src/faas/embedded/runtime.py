@@ -271,7 +271,7 @@ class EmbeddedRuntime:
 
         async def freeze() -> None:
             if not self._freezer.is_available:
-                raise UnsupportedError("this host has no freezer")
+                raise UnsupportedError("no freezer can be had here", hint="run the gateway as root")
             await self._off_loop(self._freezer.freeze, run_dir.sandbox_id, meta.leaf)
 
         async def thaw() -> None:

@@ -110,7 +110,8 @@ class EmbeddedSandbox(AgentSandbox):
 
     @property
     def _slot(self) -> int | None:
-        """Whose user ids its layer is in; one without a user namespace has none."""
+        """Whose range of user ids its layer is in; one with a single user has no range, and what
+        it wrote can be read and not stood on."""
         return None if self._meta.keeps_memory else self._meta.slot
 
     async def end_as_layer(self) -> Layer:
@@ -128,7 +129,7 @@ class EmbeddedSandbox(AgentSandbox):
     def look(self) -> AbstractAsyncContextManager[Written]:
         """Read what it has written so far."""
         self._require_alive()
-        return self._upkeep.layers.look(self._pidfd, self._slot, self._meta.base)
+        return self._upkeep.layers.look(self._pidfd, self._meta.slot, self._meta.base)
 
     @asynccontextmanager
     async def processes_taken(self, images: Path) -> AsyncGenerator[None]:

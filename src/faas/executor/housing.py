@@ -4,7 +4,7 @@ Nothing here knows of states; `instances` says when.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
 from faas.clock import Clock
@@ -19,9 +19,10 @@ from faas.executor.layers import Wanted as Child
 from faas.executor.memory_shelf import MemoryShelf
 from faas.executor.settings import ExecutorSettings
 from faas.ids import SnapshotId
+from faas.sandbox.capabilities import Resumption
 from faas.sandbox.guarded import GuardedSandbox, create_guarded, guard_adopted
 from faas.sandbox.layers import LayerStack
-from faas.sandbox.protocols import RootFilesystem, Runtime, SandboxSpec
+from faas.sandbox.protocols import Process, RootFilesystem, Runtime, SandboxSpec
 from faas.sandbox.registry import Registry
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
 
@@ -72,18 +73,30 @@ class Housing:
         return self._snapshots
 
     async def make(
-        self, record: InstanceRecord, root: RootFilesystem, files: str | None
+        self,
+        record: InstanceRecord,
+        root: RootFilesystem,
+        files: str | None,
+        *,
+        resumptions: Mapping[str, Resumption] | None = None,
+        restored: dict[str, Process] | None = None,
     ) -> GuardedSandbox:
-        """Make the sandbox that the record names, with the files of a snapshot."""
+        """Make the sandbox that the record names, with the files of a snapshot.
+
+        Args:
+            record: names it.
+            root: what it is made from.
+            files: the snapshot, with its memory where it has one and the sandbox is made for it.
+            resumptions: how commands in that memory go on; what others say is thrown away.
+            restored: receives all its commands.
+        """
         runtime = self._registry.get(record.runtime or "")
         if runtime is None:
             raise UnsupportedError(f"the runtime {record.runtime} is gone")
         assert record.sandbox_id is not None  # noqa: S101  written with the intent
         source = None if files is None else await self.store.get(files)
         goes_on = record.spec.memory and source is not None and source.has_memory
-        # Memory goes into a sandbox made for it, whose files are put in as they were.
-        stacked = None if record.spec.memory else files
-        async with self._ground_of(runtime, root, record, stacked) as layers:
+        async with self._ground_of(runtime, root, record, files) as layers:
             sandbox = await create_guarded(
                 runtime,
                 SandboxSpec(
@@ -102,7 +115,9 @@ class Housing:
             )
         try:
             if goes_on and source is not None:
-                await self._refill(sandbox, source)
+                going_on = await self._refill(sandbox, source, root, resumptions or {})
+                if restored is not None:
+                    restored.update(going_on)
             elif files is not None:
                 await self._kept.fill(files, sandbox, root)
         except BaseException:
@@ -130,30 +145,44 @@ class Housing:
         info: SnapshotInfo,
         snapshot_id: SnapshotId,
         *,
-        is_final: bool = False,
+        before_the_end: Callable[[], Awaitable[None]] | None = None,
     ) -> SnapshotRecord:
-        """Keep processes and files of a sandbox under that id; with `is_final` it ends with that.
+        """Keep processes and files of a sandbox under that id; with `before_the_end`, it ends when
+        that is done, and what it was woken from is needed no more.
 
         Raises:
             UnsupportedError: it was not made for that, or it cannot be kept; it runs on.
         """
 
         async def end(_: SnapshotRecord) -> None:
+            assert before_the_end is not None  # noqa: S101  asked below
+            await before_the_end()
             await sandbox.destroy("paused to disk")
 
         return await self._shelf_or_refuse().keep(
             sandbox,
             self.root_of(record),
             info,
+            disk_bytes=record.spec.limits.disk_bytes,
             snapshot_id=snapshot_id,
-            before_going_on=end if is_final else None,
+            replaces=None if before_the_end is None else record.snapshot_id,
+            before_going_on=None if before_the_end is None else end,
         )
 
-    async def _refill(self, sandbox: GuardedSandbox, source: SnapshotRecord) -> None:
-        """Files, then processes; nobody asked for what they say, so their output is thrown away."""
+    async def _refill(
+        self,
+        sandbox: GuardedSandbox,
+        source: SnapshotRecord,
+        root: RootFilesystem,
+        resumptions: Mapping[str, Resumption],
+    ) -> Mapping[str, Process]:
+        """Files, then processes."""
         async with self._shelf_or_refuse().lent(source) as kept:
-            await restore(sandbox, kept.files)
-            await sandbox.restore_processes(kept.images, {})
+            if kept.tar is not None and sandbox.base != source.id:
+                await restore(sandbox, kept.tar)
+            else:
+                await self._kept.fill(source.id, sandbox, root)
+            return await sandbox.restore_processes(kept.images, resumptions)
 
     def _shelf_or_refuse(self) -> MemoryShelf:
         if self._shelf is None:
@@ -208,7 +237,13 @@ class Housing:
         if files is None:
             yield None
             return
-        wanted = Child(runtime, root, SnapshotId(files), record.spec.limits.disk_bytes)
+        wanted = Child(
+            runtime,
+            root,
+            SnapshotId(files),
+            record.spec.limits.disk_bytes,
+            is_alone=record.spec.memory,
+        )
         async with self._kept.stack_for(wanted) as stack:
             yield stack
 

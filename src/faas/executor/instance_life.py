@@ -2,13 +2,17 @@
 
 import asyncio
 import re
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from faas.errors import FaasError, InvalidArgumentError, SandboxBrokenError, WrongStateError
 from faas.executor.instance_records import InstanceRecord, Intent
 from faas.lifecycle import InstanceState
+from faas.sandbox.capabilities import Resumption
 from faas.sandbox.guarded import GuardedSandbox
+from faas.sandbox.protocols import Process
 from faas.tenancy import Tenant
 
 ID_PREFIX = "inst-"
@@ -31,6 +35,24 @@ class Commands(Protocol):
 
     async def end(self, instance: InstanceRecord) -> None:
         """Cancel them all, and wait until they have ended."""
+        ...
+
+    def leaving(self, instance: InstanceRecord) -> AbstractAsyncContextManager[None]:
+        """Inside, they go to disk with their instance; they stay when that raises."""
+        ...
+
+    async def keep_output(self, instance: InstanceRecord) -> None:
+        """Keep what they have said where it outlives the machine."""
+        ...
+
+    def resumptions(self, instance: InstanceRecord) -> Mapping[str, Resumption]:
+        """How those on disk go on."""
+        ...
+
+    async def arrive(
+        self, instance: InstanceRecord, sandbox: GuardedSandbox, restored: Mapping[str, Process]
+    ) -> None:
+        """They go on in this sandbox."""
         ...
 
 

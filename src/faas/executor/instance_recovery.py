@@ -60,14 +60,19 @@ class InstanceRecovery:
     async def _take_up_sandbox(self, life: Life) -> None:
         record = life.record
         life.sandbox = await self._housing.adopt(record)
+        if record.intent is Intent.START and record.state is InstanceState.PAUSED:
+            # On disk it is whole; what was made of that may not be.
+            if life.sandbox is not None:
+                await life.sandbox.destroy("it goes on from disk")
+                life.sandbox = None
+            self._steps.take_back(life, settled(record, sandbox_id=None))
+            return
         if life.sandbox is None:
             ends = {Intent.STOP: InstanceState.STOPPED, Intent.PAUSE: InstanceState.PAUSED}
             ended = ends.get(record.intent) if record.intent else None
             kept_as = record.snapshot_id if ended else None
             if ended and kept_as is not None and await self._housing.has(kept_as):
                 self._steps.to(life, ended, sandbox_id=None)
-            elif record.intent is Intent.START and record.state is InstanceState.PAUSED:
-                self._steps.take_back(life, settled(record, sandbox_id=None))
             else:
                 self._steps.fail(life, "its sandbox was lost while no gateway ran")
             return

@@ -7,6 +7,7 @@ Whoever calls a step has the instance's turn.
 from collections.abc import MutableMapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from faas.clock import Clock
 from faas.errors import InstanceNotFoundError, UnsupportedError, WrongStateError
@@ -26,6 +27,7 @@ from faas.ids import InstanceId, new_sandbox_id
 from faas.ids import new_snapshot_id as mint_snapshot_id
 from faas.lifecycle import InstanceState, advance
 from faas.sandbox.guarded import GuardedSandbox
+from faas.sandbox.protocols import Process
 from faas.snapshots import SnapshotInfo
 
 
@@ -108,12 +110,17 @@ class Steps:
         before = life.record
         root = self._housing.root_of(before)
         self.intend(life, Intent.START, sandbox_id=new_sandbox_id())
+        restored: dict[str, Process] = {}
+        resumptions = self._commands.resumptions(before)
         try:
-            sandbox = await self._housing.make(life.record, root, before.snapshot_id)
+            sandbox = await self._housing.make(
+                life.record, root, before.snapshot_id, resumptions=resumptions, restored=restored
+            )
         except BaseException:
             self.take_back(life, before)
             raise
         self.runs(life, sandbox)
+        await self._commands.arrive(life.record, sandbox, restored)
 
     async def stop(self, life: Life, *, is_asleep: bool) -> None:
         """End its commands, keep its files, give back its sandbox."""
@@ -153,28 +160,34 @@ class Steps:
             advance(before.state, InstanceState.PAUSED)
         if sandbox is None:
             raise not_running(before)
-        if life.users or self._commands.are_running(before):
+        if life.users:
             raise WrongStateError(
-                "a command runs in the instance, and would lose who waits for it",
-                hint="wait for it or cancel it; what runs in the background is kept",
+                "somebody is connected to the instance, or puts files into it",
+                hint="try again; commands that run are kept",
             )
-        snapshot_id = mint_snapshot_id()
-        self.intend(life, Intent.PAUSE, snapshot_id=snapshot_id)
-        try:
-            if before.state is InstanceState.PAUSED:
-                await sandbox.resume()
-            info = self.info(before)
-            await self._housing.read_memory(sandbox, before, info, snapshot_id, is_final=True)
-        except BaseException:
-            if sandbox.is_alive:
-                self.take_back(life, replace(before, state=InstanceState.RUNNING, is_asleep=False))
-                raise
-            if not await self._housing.has(snapshot_id):
-                self.fail(life, "its sandbox died while it was paused")
-                raise
-        life.sandbox = None
-        self.to(life, InstanceState.PAUSED, sandbox_id=None, is_asleep=is_asleep)
-        await self._housing.forget(before.snapshot_id)
+        async with self._commands.leaving(before):
+            snapshot_id = mint_snapshot_id()
+            self.intend(life, Intent.PAUSE, snapshot_id=snapshot_id)
+            try:
+                if before.state is InstanceState.PAUSED:
+                    await sandbox.resume()
+                await self._housing.read_memory(
+                    sandbox,
+                    before,
+                    self.info(before),
+                    snapshot_id,
+                    before_the_end=partial(self._commands.keep_output, before),
+                )
+            except BaseException:
+                if sandbox.is_alive:
+                    awake = replace(before, state=InstanceState.RUNNING, is_asleep=False)
+                    self.take_back(life, awake)
+                    raise
+                if not await self._housing.has(snapshot_id):
+                    self.fail(life, "its sandbox died while it was paused")
+                    raise
+            life.sandbox = None
+            self.to(life, InstanceState.PAUSED, sandbox_id=None, is_asleep=is_asleep)
 
     async def delete(self, life: Life) -> None:
         """End it and forget its files."""

@@ -210,7 +210,7 @@ class Instances:
         also after a restart of the machine.
 
         Raises:
-            WrongStateError: a command of ours runs in it.
+            WrongStateError: somebody is connected to it, or a command just begins.
             UnsupportedError: it was not made with memory, or cannot be kept; it runs on.
         """
         life = self._life(reference, principal.tenant)

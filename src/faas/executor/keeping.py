@@ -105,7 +105,7 @@ class Keeping:
             try:
                 layer = await sandbox.end_as_layer()
             except UnsupportedError:
-                return await self._keep_tar(sandbox, subject)
+                return await self.keep(sandbox, subject)
             written = Written(layer.top, layer.first_uid, sandbox.base)
             try:
                 record = await self._commit(written, subject, below)
@@ -230,9 +230,13 @@ class Keeping:
         if self._pieces.has(wanted.snapshot_id):  # no layer stands for it until it is written
             await self.settle(wanted.snapshot_id)
         async with AsyncExitStack() as holding:
-            kept = await holding.enter_async_context(self._snapshots.held(wanted.snapshot_id))
-            if kept is not None:
-                check_image(wanted.snapshot_id, kept.image_digest, wanted.root.digest)
+            if wanted.is_alone and self.layers.is_ready(wanted):
+                # The store would bring its memory in first, which is not needed for this.
+                digest = (await self._snapshots.get(wanted.snapshot_id)).image_digest
+            else:
+                kept = await holding.enter_async_context(self._snapshots.held(wanted.snapshot_id))
+                digest = wanted.root.digest if kept is None else kept.image_digest
+            check_image(wanted.snapshot_id, digest, wanted.root.digest)
             stack = None
             with suppress(UnsupportedError):
                 stack = await holding.enter_async_context(self.layers.lent(wanted))

@@ -1,7 +1,9 @@
 """Memory checkpoints on the disk of this machine, and their way into the store of snapshots.
 
     <data>/memory/<snapshot>/images/      what the runtime wrote of the processes
-                             files.tar    the files, read while the processes stood still
+                             files/       what the sandbox wrote over what it stood on, read from
+                                          its layer while the processes stood still
+                             files.tar    or all its files as a tar, where it has no layer
                              entry.json   what it is; its presence makes it a snapshot
                              settled      it is in the store too: the folder is a cache from now on
 
@@ -13,15 +15,11 @@ gateway's key: nobody may bring processes of his own making.
 """
 
 import asyncio
-import hashlib
-import hmac
-import json
 import logging
 import os
-import secrets
 import shutil
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,20 +32,22 @@ from faas.errors import (
     DataLossError,
     FaasError,
     NotFoundError,
-    PermissionDeniedError,
     SnapshotNotFoundError,
+    UnsupportedError,
 )
 from faas.executor.background import Background
 from faas.executor.files_state import capture
+from faas.executor.layers import Delta
+from faas.executor.memory_seal import SEAL, check, not_ours, own_key, seal
+from faas.executor.written import folder_of, settled_by
 from faas.ids import SnapshotId, new_snapshot_id
 from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.protocols import RootFilesystem
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
+from faas.snapshots.plain import plain_opened, write_plain
 
 KEPT_MAX = 16
 """Folders of snapshots that are in the store too: a fork of one is not unpacked again."""
-SEAL = "memory_seal"
-_KEY_BYTES = 32
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +58,10 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True):
     record: SnapshotRecord
     info: SnapshotInfo
     alias: str | None = None
+    over: SnapshotId | None = None
+    """The snapshot that `files/` is over, until it is in the store."""
+    replaces: SnapshotId | None = None
+    """A snapshot that is needed no more once this one is in the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,8 @@ class Kept:
     """One checkpoint, ready to be restored."""
 
     images: Path
-    files: Path
+    tar: Path | None
+    """Its files, where they are not made from layers."""
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +89,7 @@ class MemoryShelf:
         store: SnapshotStore,
         background: Background,
         clock: Clock,
+        image: Callable[[str], RootFilesystem],
         key: bytes = b"",
         is_synced: bool = False,
     ) -> None:
@@ -91,8 +97,9 @@ class MemoryShelf:
         self._store = store
         self._background = background
         self._clock = clock
+        self._image = image
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._key = key or _own_key(directory.parent / "memory.key")
+        self._key = key or own_key(directory.parent / "memory.key")
         self._is_synced = is_synced
         self._places: dict[SnapshotId, _Place] = {}
 
@@ -102,8 +109,10 @@ class MemoryShelf:
         root: RootFilesystem,
         info: SnapshotInfo,
         *,
+        disk_bytes: int,
         snapshot_id: SnapshotId | None = None,
         alias: str | None = None,
+        replaces: SnapshotId | None = None,
         before_going_on: Callable[[SnapshotRecord], Awaitable[None]] | None = None,
     ) -> SnapshotRecord:
         """Keep processes and files of a sandbox as a snapshot.
@@ -112,8 +121,10 @@ class MemoryShelf:
             sandbox: made to keep memory.
             root: what it was made from.
             info: what is known of it.
+            disk_bytes: what it may write.
             snapshot_id: minted here when not given.
             alias: another name that finds it.
+            replaces: a snapshot that is removed when this one is in the store.
             before_going_on: awaited when it is durable, while the processes still stand still.
 
         Raises:
@@ -123,9 +134,19 @@ class MemoryShelf:
         staged = self._directory / f".new-{minted}"
         (staged / "images").mkdir(parents=True, mode=0o700)
         try:
-            async with sandbox.processes_taken(staged / "images"):
-                await capture(sandbox, root, staged / "files.tar")
-                record = await self._put_in_place(staged, minted, info, alias)
+            async with (
+                self._store.stood_on(sandbox.base) as is_there,
+                sandbox.processes_taken(staged / "images"),
+            ):
+                if is_there or sandbox.base is None:
+                    over = await _take_files(sandbox, root, staged, disk_bytes)
+                else:
+                    over = await _take_all_files(sandbox, root, staged)
+                record = await self._record(staged, minted, info, alias)
+                entry = _Entry(record=record, info=info, alias=alias, over=over, replaces=replaces)
+                final = self._directory / minted
+                await asyncio.to_thread(_finish, staged, final, entry, is_synced=self._is_synced)
+                self._announce(entry)
                 if before_going_on is not None:
                     await before_going_on(record)
         except BaseException:
@@ -133,26 +154,46 @@ class MemoryShelf:
             raise
         return record
 
-    async def _put_in_place(
+    async def _record(
         self, staged: Path, minted: SnapshotId, info: SnapshotInfo, alias: str | None
     ) -> SnapshotRecord:
         size = await asyncio.to_thread(_size, staged)
-        record = SnapshotRecord(
+        return SnapshotRecord(
             id=minted, tenant=info.tenant, manifest=Digest(""), created_at=self._clock.now(),
             name=info.name, description=info.description, tags=info.tags, parent=info.parent,
             source=alias or info.source, image=info.image, image_digest=info.image_digest,
             runtimes=info.runtimes, has_memory=True, size_bytes=size,
         )  # fmt: skip
-        entry = _Entry(record=record, info=info, alias=alias)
-        final = self._directory / minted
-        await asyncio.to_thread(_finish, staged, final, entry, is_synced=self._is_synced)
-        self._announce(entry)
-        return record
 
     def config(self, snapshot_id: str) -> dict[str, str] | None:
         """What a restore needs besides files, where that is known without the store."""
         entry = self._entry(self._directory / snapshot_id)
         return None if entry is None else entry.info.config
+
+    def has_files(self, snapshot_id: SnapshotId) -> bool:
+        """Whether what a sandbox wrote is here."""
+        return self._entry_of_files(snapshot_id) is not None
+
+    @contextmanager
+    def files_opened(self, snapshot_id: SnapshotId) -> Generator[Delta | None]:
+        """Lend what a sandbox wrote for reading; None when it is not here."""
+        entry = self._entry_of_files(snapshot_id)
+        with ExitStack() as opened:
+            delta = None
+            if entry is not None:
+                with suppress(FileNotFoundError):
+                    files = self._directory / snapshot_id / "files"
+                    delta = Delta(opened.enter_context(plain_opened(files)), entry.over)
+            yield delta
+
+    def _entry_of_files(self, snapshot_id: SnapshotId) -> _Entry | None:
+        folder = self._directory / snapshot_id
+        entry = self._entry(folder)
+        if entry is None or not (folder / "files").is_dir():
+            return None
+        # The store has all of it by then, and what it is over may be gone.
+        is_partial = entry.over is not None and (folder / "settled").exists()
+        return None if is_partial else entry
 
     @asynccontextmanager
     async def lent(self, record: SnapshotRecord) -> AsyncGenerator[Kept]:
@@ -169,7 +210,8 @@ class MemoryShelf:
                 async with place.work:
                     if not folder.is_dir():
                         await self._fetch(record, folder)
-            yield Kept(folder / "images", folder / "files.tar")
+            tar = folder / "files.tar"
+            yield Kept(folder / "images", tar if tar.is_file() else None)
         finally:
             place.users -= 1
             self._background.spawn(self._trim())
@@ -184,16 +226,31 @@ class MemoryShelf:
                 entry = self._entry(folder)
                 if entry is None or (folder / "settled").exists():
                     return
-                seal = await asyncio.to_thread(_seal, self._key, folder / "images")
-                info = msgspec.structs.replace(entry.info, config={**entry.info.config, SEAL: seal})
-                with (folder / "files.tar").open("rb") as files:
-                    sources = {"files": files, "memory": folder / "images"}
-                    await self._store.commit(
-                        info, sources, snapshot_id=snapshot_id, alias=entry.alias
-                    )
+                made = await asyncio.to_thread(seal, self._key, folder / "images")
+                info = msgspec.structs.replace(entry.info, config={**entry.info.config, SEAL: made})
+                await self._commit(folder, msgspec.structs.replace(entry, info=info))
+                if entry.replaces is not None:
+                    with suppress(FaasError):
+                        await self._store.remove(entry.replaces)
                 (folder / "settled").touch()
         finally:
             place.users -= 1
+
+    async def _commit(self, folder: Path, entry: _Entry) -> None:
+        commit = partial(
+            self._store.commit, entry.info, snapshot_id=entry.record.id, alias=entry.alias
+        )
+        with self.files_opened(entry.record.id) as delta:
+            if delta is None:
+                with (folder / "files.tar").open("rb") as files:
+                    await commit({"files": files, "memory": folder / "images"})
+                return
+            settle = settled_by(self._image(entry.info.image_digest))
+            async with self._store.held(delta.over) as below:
+                if below is None and delta.over is not None:
+                    raise SnapshotNotFoundError(f"{delta.over}, which it was written over, is gone")
+                sources = {"files": delta.tree, "memory": folder / "images"}
+                await commit(sources, over=below, settle=settle)
 
     async def recover(self) -> int:
         """Take up what a former gateway left; return how many checkpoints are to be settled."""
@@ -212,7 +269,7 @@ class MemoryShelf:
 
     def _announce(self, entry: _Entry) -> None:
         settle = partial(self.settle, entry.record.id)
-        self._store.announce(entry.record, alias=entry.alias, settle=settle)
+        self._store.announce(entry.record, alias=entry.alias, over=entry.over, settle=settle)
         self._background.spawn(self._settle_later(entry.record.id))
 
     async def _settle_later(self, snapshot_id: SnapshotId) -> None:
@@ -226,14 +283,12 @@ class MemoryShelf:
         staged = self._directory / f".new-{record.id}"
         manifest = await self._store.manifest(record.id)
         if SEAL not in manifest.config:
-            raise _not_ours()
+            raise not_ours()
         (staged / "images").mkdir(parents=True, mode=0o700)
         try:
             await self._store.check_out(record.id, "memory", staged / "images")
-            with (staged / "files.tar").open("wb") as sink:
-                await self._store.write_tar(record.id, "files", sink)
-            seal = await asyncio.to_thread(_seal, self._key, staged / "images")
-            _check(seal, manifest.config[SEAL])
+            made = await asyncio.to_thread(seal, self._key, staged / "images")
+            check(made, manifest.config[SEAL])
             info = SnapshotInfo(
                 tenant=record.tenant, image_digest=record.image_digest, image=record.image,
                 config=manifest.config,
@@ -272,40 +327,21 @@ class MemoryShelf:
             raise DataLossError("what is known of a memory checkpoint cannot be read") from damage
 
 
-def _not_ours() -> FaasError:
-    return PermissionDeniedError(
-        "the memory of this snapshot was not taken by this gateway",
-        hint="restore its files only (memory: false), or give both gateways one memory_key",
-    )
-
-
-def _check(made: str, told: str) -> None:
-    if not hmac.compare_digest(made, told):
-        raise _not_ours()
-
-
-def _own_key(path: Path) -> bytes:
-    """Read this gateway's key, made at its first start."""
+async def _take_files(
+    sandbox: GuardedSandbox, root: RootFilesystem, staged: Path, disk_bytes: int
+) -> SnapshotId | None:
+    """Read the files of a sandbox that stands still; return the snapshot they are over."""
     try:
-        key = path.read_bytes()
-    except FileNotFoundError:
-        key = secrets.token_bytes(_KEY_BYTES)
-        staged = path.with_suffix(".tmp")
-        staged.touch(mode=0o600)
-        staged.write_bytes(key)
-        staged.rename(path)
-    return key
+        async with sandbox.look() as written:
+            folder = folder_of(written, root, disk_bytes=disk_bytes)
+            await asyncio.to_thread(write_plain, folder, staged / "files")
+            return None if written.base is None else SnapshotId(written.base)
+    except UnsupportedError:
+        return await _take_all_files(sandbox, root, staged)
 
 
-def _seal(key: bytes, images: Path) -> str:
-    """Sign every image by name and content."""
-    names: list[tuple[str, str]] = []
-    for path in sorted(images.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            names.append((str(path.relative_to(images)), digest))
-    return hmac.new(key, json.dumps(names).encode(), "sha256").hexdigest()
+async def _take_all_files(sandbox: GuardedSandbox, root: RootFilesystem, staged: Path) -> None:
+    await capture(sandbox, root, staged / "files.tar")
 
 
 def _size(folder: Path) -> int:

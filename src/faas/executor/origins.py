@@ -218,6 +218,7 @@ class Origins:
                 sandbox,
                 self._root_of(active, sandbox.image_digest),
                 self._memory_info(active, wanted or Wanted()),
+                disk_bytes=active.entry.spec.limits.disk_bytes,
                 alias=active.entry.id if is_final else None,
                 before_going_on=end_here if is_final else None,
             )
@@ -310,8 +311,9 @@ class Origins:
         if record.has_memory and self._shelf is not None:
             check_image(snapshot_id, record.image_digest, sandbox.image_digest)
             async with self._shelf.lent(record) as kept:
-                await restore(sandbox, kept.files)
-            return
+                if kept.tar is not None:
+                    await restore(sandbox, kept.tar)
+                    return
         await self._keeping.fill(snapshot_id, sandbox, root)
 
     @asynccontextmanager
@@ -322,7 +324,11 @@ class Origins:
             yield None
             return
         wanted = Child(
-            choice.runtime, active.root, SnapshotId(spec.snapshot_id), spec.limits.disk_bytes
+            choice.runtime,
+            active.root,
+            SnapshotId(spec.snapshot_id),
+            spec.limits.disk_bytes,
+            is_alone=spec.memory,
         )
         async with self._keeping.stack_for(wanted) as stack:
             yield stack

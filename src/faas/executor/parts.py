@@ -1,7 +1,6 @@
 """What an executor is made of: the parts that stand from the beginning, and those that need its
 ledger and so come with `start`."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -16,7 +15,8 @@ from faas.executor.dependency_caches import DependencyCaches
 from faas.executor.disposal import Disposal
 from faas.executor.driver import Driver
 from faas.executor.images import ImageResolver
-from faas.executor.instance_records import InstanceLedger, InstanceRecord
+from faas.executor.instance_commands import InstanceCommands
+from faas.executor.instance_records import InstanceLedger
 from faas.executor.instances import Instances
 from faas.executor.intake import Intake
 from faas.executor.keeping import Keeping
@@ -108,9 +108,12 @@ class Fixtures:
                 store=snapshots,
                 background=self.work,
                 clock=clock,
+                image=images.resolve,
                 key=settings.memory_key,
                 is_synced=settings.ledger_synchronous == "full",
             )
+        if self.keeping is not None and self.shelf is not None:
+            self.keeping.layers.also_from(self.shelf)
 
     def assemble(self) -> Parts:
         """Open the ledger and make what needs it."""
@@ -127,7 +130,13 @@ class Fixtures:
             background=self.work,
             events=self.events,
             clock=self.clock,
-            commands=_InstanceCommands(self.made),
+            commands=InstanceCommands(
+                settings,
+                places=lambda: self.made().places,
+                driver=lambda: self.made().driver,
+                ledger=ledger,
+                events=self.events,
+            ),
             shelf=self.shelf,
         )
         places = Places(lambda: self.made().intake.actives, instances)
@@ -232,21 +241,3 @@ class Fixtures:
         if limits.disk_bytes != template.disk_bytes:
             limits = replace(limits, disk_bytes=template.disk_bytes)
         return await make_sandbox(runtime, root, limits, template, self.made().driver.shop)
-
-
-class _InstanceCommands:
-    """The executions of mode `persistent` under way, by instance."""
-
-    def __init__(self, parts: Callable[[], Parts]) -> None:
-        self._parts = parts
-
-    def are_running(self, instance: InstanceRecord) -> bool:
-        return self._parts().places.are_running(instance)
-
-    async def end(self, instance: InstanceRecord) -> None:
-        own = list(self._parts().places.commands_of(instance))
-        for active in own:
-            self._parts().driver.cancel(active)
-        for active in own:
-            while not active.is_over:
-                await active.change()

@@ -4,6 +4,7 @@
 * running, and its sandbox is there without the command: it never began; treated as queued.
 * running, and its sandbox is gone: failed, `sandbox_broken`. It may have run, so it is not
   repeated, and its idempotency key keeps answering with that failure.
+* running in an instance that is on disk: waited for, until the instance is resumed.
 * queued, and submitted with `wait=false` or with an idempotency key: run now.
 * queued otherwise: failed, `unavailable`; whoever waited is gone with the connection.
 
@@ -24,11 +25,12 @@ from faas.executor.admission import Admission, Ticket
 from faas.executor.images import ImageAsk, ImageResolver, ImageWatch, at_hand
 from faas.executor.instances import Instances
 from faas.executor.ledger import Ledger
+from faas.executor.moving import MovingProcess
 from faas.executor.records import Beginning
 from faas.executor.run import Borrowed, overdue_ns, process_name
 from faas.executor.settings import ExecutorSettings
-from faas.executor.spool import output_files, remove, remove_strangers
-from faas.ids import SandboxId
+from faas.executor.spool import keep, output_files, remove, remove_strangers
+from faas.ids import InstanceId, SandboxId
 from faas.model import ExecutionState, Mode
 from faas.sandbox.guarded import GuardedSandbox, guard_adopted
 from faas.sandbox.protocols import Process, ReclaimReport
@@ -117,6 +119,8 @@ class Recovery:
     def _take_up(self, entry: Beginning, found: Adopted | None) -> Active:
         if entry.state is ExecutionState.QUEUED:
             return self._anew(entry)
+        if found is None and self._is_on_disk(entry):
+            return self._away(entry)
         if found is None:
             return self._doomed(entry, SandboxBrokenError(LOST), was_started=True)
         sandbox, process = found
@@ -127,21 +131,47 @@ class Recovery:
         active.sandbox = sandbox
         active.process = process
         active.was_started = True
-        if entry.spec.mode is not Mode.PERSISTENT:
+        if entry.spec.mode is Mode.PERSISTENT:
+            active.process = MovingProcess(process.name, process)
+        else:
             active.overdue_ns = overdue_ns(active, self._clock)
         return active
 
+    def _is_on_disk(self, entry: Beginning) -> bool:
+        instance = self._instances.find(InstanceId(entry.spec.instance_id or ""))
+        return instance is not None and instance.is_on_disk
+
+    def _away(self, entry: Beginning) -> Active:
+        """It is kept with its instance; a restart of the machine took what it had said."""
+        ticket = self._admission.enter_recovered(Tenant(entry.tenant), is_running=True)
+        active = self._active(entry, ticket)
+        active.process = MovingProcess(process_name(entry), None)
+        active.was_started = True
+        if not active.output.stdout.exists():
+            kept = output_files(self._settings.spool_dir, entry.id)
+            keep(kept, self._settings.live_dir, entry.id)
+        return active
+
     async def _adopt(self, entry: Beginning, gate: asyncio.Semaphore) -> Adopted | None:
-        if entry.sandbox_id is None:
+        sandbox_id = self._sandbox_id(entry)
+        if sandbox_id is None:
             return None
         try:
             async with gate, asyncio.timeout(ADOPT_SECONDS_MAX):
-                guarded = await self._sandbox(entry, entry.sandbox_id)
+                guarded = await self._sandbox(entry, sandbox_id)
                 if guarded is None:
                     return None
-                return guarded, await guarded.attach(process_name(entry))
+                process = await guarded.attach(process_name(entry))
         except (FaasError, OSError):
             return None
+        # One that has moved began long ago.
+        return (guarded, process) if process or sandbox_id == entry.sandbox_id else None
+
+    def _sandbox_id(self, entry: Beginning) -> SandboxId | None:
+        """Where it runs: in the sandbox its instance has now, which may be another by now."""
+        instance = self._instances.find(InstanceId(entry.spec.instance_id or ""))
+        moved = None if instance is None else instance.sandbox_id
+        return moved or entry.sandbox_id
 
     async def _sandbox(self, entry: Beginning, sandbox_id: SandboxId) -> GuardedSandbox | None:
         lent = self._instances.sandbox(sandbox_id)
@@ -201,8 +231,11 @@ class Recovery:
         return found
 
     def _remove_spool_strangers(self, actives: list[Active]) -> int:
-        live = remove_strangers(self._settings.live_dir, {a.entry.id for a in actives})
-        return live + remove_strangers(self._settings.spool_dir, self._ledger.spooled())
+        known = {active.entry.id for active in actives}
+        live = remove_strangers(self._settings.live_dir, known)
+        on_disk = {active.entry.id for active in actives if self._is_on_disk(active.entry)}
+        spooled = self._ledger.spooled() | on_disk
+        return live + remove_strangers(self._settings.spool_dir, spooled)
 
 
 def _runs(found: Adopted | None) -> bool:

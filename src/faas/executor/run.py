@@ -8,6 +8,8 @@ end into the ledger; the executor does, and only then is the sandbox destroyed.
 """
 
 import posixpath
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 from faas.clock import Clock
@@ -26,6 +28,7 @@ from faas.executor.disposal import Disposal
 from faas.executor.instances import Instances
 from faas.executor.layers import starts_on_layers
 from faas.executor.ledger import Ledger
+from faas.executor.moving import MovingProcess
 from faas.executor.origins import Origins
 from faas.executor.places import Places
 from faas.executor.pool_shelf import Template
@@ -143,9 +146,15 @@ def _put_down(active: Active, dead: GuardedSandbox, shop: Workshop) -> None:
 
 
 async def run_in(
-    active: Active, shop: Workshop, sandbox: GuardedSandbox, *, granted_ns: int
+    active: Active,
+    shop: Workshop,
+    sandbox: GuardedSandbox,
+    *,
+    granted_ns: int,
+    begun: Callable[[], Awaitable[None]] | None = None,
 ) -> ExecutionResult:
-    """Run an execution in this sandbox, whoever made it.
+    """Run an execution in this sandbox, whoever made it; with `begun`, which is awaited when it has
+    begun, it may go on in another one.
 
     Raises:
         UnsupportedError: the sandbox isolates less than the execution demands.
@@ -156,7 +165,11 @@ async def run_in(
     ready_ns = clock.monotonic_ns()
     active.was_started = True
     process = await _begin(active, shop, sandbox, command)
+    if begun is not None:
+        process = MovingProcess(process.name, process)
     active.process = process
+    if begun is not None:
+        await begun()
     if command.is_exclusive:
         active.overdue_ns = overdue_ns(active, clock)
     active.wake()
@@ -172,6 +185,7 @@ async def run_in(
     )
     end = await slices.end_of(active, shop.origins, process)
     ended_ns = clock.monotonic_ns()
+    sandbox = active.sandbox or sandbox
     if active.slicing is not None:
         return slices.result(active, sandbox, active.slicing, ended_ns - ready_ns)
     stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
@@ -242,17 +256,20 @@ async def run_persistent(active: Active, shop: Workshop) -> ExecutionResult:
         active.sandbox = Borrowed(lender, events=shop.events)
         return await run_in(active, shop, active.sandbox, granted_ns=granted_ns)
     await shop.instances.arrive(active.entry.spec, principal)
-    async with shop.instances.use(reference, principal) as (_, sandbox):
+    async with AsyncExitStack() as using:
+        _, sandbox = await using.enter_async_context(shop.instances.use(reference, principal))
         active.sandbox = Borrowed(sandbox, events=shop.events)
-        return await run_in(active, shop, active.sandbox, granted_ns=granted_ns)
+        # From then on it is known to run there, and may go to disk with the instance.
+        return await run_in(active, shop, active.sandbox, granted_ns=granted_ns, begun=using.aclose)
 
 
 async def resume(active: Active, shop: Workshop) -> ExecutionResult:
     """Go on waiting for a command that a former gateway started."""
-    sandbox, process = active.sandbox, active.process
-    assert sandbox is not None  # noqa: S101  recovery resumes only what it adopted
-    assert process is not None  # noqa: S101
+    process = active.process
+    assert process is not None  # noqa: S101  recovery resumes only what it adopted
     end = await slices.end_of(active, shop.origins, process)
+    sandbox = active.sandbox
+    assert sandbox is not None  # noqa: S101  it has come to its end somewhere
     if active.slicing is not None:
         return slices.result(active, sandbox, active.slicing, end.wall_us * 1000)
     stdout, stderr = read_both(active.output, end, active.entry.spec.limits.output_bytes_max)
@@ -335,7 +352,14 @@ async def _find_sandbox(active: Active, shop: Workshop) -> GuardedSandbox:
         assert shop.origins is not None  # noqa: S101  its snapshot was found there
         async with shop.origins.ground_of(active) as layers:
             active.sandbox = await make_sandbox(
-                choice.runtime, root, spec.limits, template, shop, layers=layers
+                choice.runtime,
+                root,
+                spec.limits,
+                template,
+                shop,
+                layers=layers,
+                keeps_memory=spec.memory,
+                is_refilled=spec.is_resumption,
             )
         return active.sandbox
     is_first_look = active.ticket.turn is None and active.image is None

@@ -6,7 +6,6 @@ tell the caller all that is wrong, and not only the first thing.
 
 import difflib
 import sys
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import msgspec
 
 from faas.errors import InvalidArgumentError
+from faas.gateway import json_mistakes
 from faas.gateway.wire import ExecuteRequest
 
 _FAULTS_MAX = 20
@@ -29,6 +29,7 @@ class Faults:
     """What is wrong with one request, by JSON path."""
 
     found: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    hint: str = "GET /openapi.json has every field; a page to read is at /docs"
 
     def add(self, path: str, message: str) -> None:
         """Remember one."""
@@ -50,7 +51,7 @@ class Faults:
         detail = "; ".join(f"{path}: {message}" for path, message in shown)
         raise InvalidArgumentError(
             detail + (f"; and {more} more" if more else ""),
-            hint="GET /openapi.json has every field; a page to read is at /docs",
+            hint=self.hint,
             details={"problems": [{"path": path, "message": message} for path, message in shown]},
         )
 
@@ -102,7 +103,10 @@ def _object(body: bytes, faults: Faults) -> dict[str, Any]:
     try:
         data = _decode_any(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        faults.add("$", f"is not valid JSON: {_sentence(str(error))}")
+        faults.add(
+            "$", f"is not valid JSON: {_sentence(str(error)).removeprefix('JSON is malformed: ')}"
+        )
+        faults.hint = json_mistakes.remedy(body) or faults.hint
         faults.refuse()
     except RecursionError:
         faults.add("$", "is nested too deeply")
@@ -133,15 +137,13 @@ def _explain(message: str, path: str, kind: object) -> tuple[str, str]:
 
 
 def choices_of(kind: object) -> list[str]:
-    """The values of the Literal inside an annotation."""
+    """The values of the Literals inside an annotation."""
     origin = typing.get_origin(kind)
     if origin is typing.Literal:
         return [str(choice) for choice in typing.get_args(kind)]
     if origin is typing.Annotated:
         return choices_of(typing.get_args(kind)[0])
-    if origin in (typing.Union, types.UnionType):
-        return [choice for part in typing.get_args(kind) for choice in choices_of(part)]
-    return []
+    return [choice for part in typing.get_args(kind) for choice in choices_of(part)]
 
 
 def _fields_within(kind: object) -> list[str]:
@@ -152,7 +154,8 @@ def _fields_within(kind: object) -> list[str]:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].lower() + text[1:300].replace("`", "'")
+    start = text[:1] if text[1:2].isupper() else text[:1].lower()
+    return start + text[1:300].replace("`", "'")
 
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -6,8 +6,9 @@ from faas.images.layers import UnpackLimits
 from faas.images.order import ImageOrder, ListedImage, PullRules
 from faas.images.provider import ImageProvider
 from faas.images.pull import ImagePuller
+from faas.images.records import ImageRecord
 from faas.images.reference import ImageReference
-from faas.images.store import ImageRecord, ImageStore
+from faas.images.store import ImageStore
 from faas.sandbox.image_keeper import RegistryLogin
 
 __all__ = [

@@ -38,6 +38,7 @@ from faas.events import (
 from faas.ids import TenantId
 from faas.images.closed import ClosedImages
 from faas.images.flights import Flights
+from faas.images.neighbours import with_neighbour
 from faas.images.order import ImageOrder, ListedImage, PullRules
 from faas.images.pace import Paced
 from faas.images.pull import ImagePuller
@@ -109,10 +110,10 @@ class ImageProvider:
             return None
         try:
             root = self._of_store(order)
-        except ImageNotFoundError:
+        except ImageNotFoundError as missing:
             shelves = self._shelves()
             if not shelves and (order.policy is PullPolicy.NEVER or not self._puller.is_installed):
-                raise
+                raise self._with_neighbour(missing, order) from None
             root = None
         return root or self._fresh(order, self._shelves())
 
@@ -132,6 +133,14 @@ class ImageProvider:
             raise DeadlineExceededError(
                 f"fetching {order.reference} took longer than the {seconds:g} s it may take"
             ) from None
+        except ImageNotFoundError as missing:
+            raise self._with_neighbour(missing, order) from missing.__cause__
+
+    def _with_neighbour(self, missing: ImageNotFoundError, order: ImageOrder) -> ImageNotFoundError:
+        return with_neighbour(
+            missing, order.reference, self.store.names(),
+            lambda name: self._is_open(order, self.store.resolve(name)),
+        )  # fmt: skip
 
     async def import_(self, reference: str, source: Path) -> ListedImage:
         """Import into the store; everybody may run it."""

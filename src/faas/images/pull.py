@@ -30,8 +30,9 @@ from faas.errors import (
     UnsupportedError,
 )
 from faas.images.flights import Flights
+from faas.images.records import ImageRecord
 from faas.images.reference import ImageReference
-from faas.images.store import ImageRecord, ImageStore
+from faas.images.store import ImageStore
 from faas.model import PullStep
 from faas.sandbox.image_keeper import RegistryLogin, Told
 

@@ -6,6 +6,7 @@ in that tree. A reader sees the old file or the new one, also when the machine s
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ import msgspec
 
 from faas.errors import ManifestError
 from faas.images.config import ImageConfig
+from faas.images.reference import HOST
 
 T = TypeVar("T")
 
@@ -42,6 +44,27 @@ class RefRecord(msgspec.Struct, frozen=True, kw_only=True):
     imported_at: datetime
     manifest_digest: str | None = None
     """The registry's, where it came from one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image as listed."""
+
+    reference: str
+    """The short form people know."""
+    digest: str
+    size_bytes: int | None = None
+    created_at: datetime | None = None
+    source: str = HOST
+    manifest_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReclaim:
+    """What a start found half done and took away."""
+
+    imports: int = 0
+    trees: int = 0
 
 
 def ref_path(refs: Path, name: str) -> Path:

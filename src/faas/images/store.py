@@ -26,8 +26,6 @@ import secrets
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from faas.clock import Clock, SystemClock
@@ -43,6 +41,8 @@ from faas.images.config import ImageConfig, resolve_user
 from faas.images.holds import TreeHolds, is_held
 from faas.images.layers import TreeWriter, UnpackCounts, UnpackLimits
 from faas.images.records import (
+    ImageReclaim,
+    ImageRecord,
     RefRecord,
     TreeRecord,
     all_refs,
@@ -59,27 +59,6 @@ from faas.sandbox.protocols import RootFilesystem
 _CACHE_MAX = 10_000
 """Spellings remembered: far more than anybody has images, so that no caller can fill the memory."""
 _HOST_ROOT = RootFilesystem(digest=HOST, path=None)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRecord:
-    """One image as listed."""
-
-    reference: str
-    """The short form people know."""
-    digest: str
-    size_bytes: int | None = None
-    created_at: datetime | None = None
-    source: str = HOST
-    manifest_digest: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageReclaim:
-    """What a start found half done and took away."""
-
-    imports: int = 0
-    trees: int = 0
 
 
 class ImageStore:
@@ -146,6 +125,11 @@ class ImageStore:
                 )
             )
         return images
+
+    def names(self) -> "list[str]":
+        """Every name that stands for something here, in its short form."""
+        known = [ref.name for ref in all_refs(self._refs)] + list(self._aliases)
+        return [HOST, *(ImageReference.parse(name).familiar for name in known)]
 
     async def import_(
         self, reference: str, source: Path, *, manifest_digest: str | None = None

@@ -220,4 +220,8 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
 
 
 def _refuse(what: str) -> NoReturn:
-    raise InvalidImageError(f"the archive cannot be unpacked: {what}")
+    raise InvalidImageError(
+        f"the archive cannot be unpacked: {what}",
+        hint="`tar -tf FILE` shows whether it is a tar; others are a directory, an OCI layout and"
+        " what `docker save` writes",
+    )

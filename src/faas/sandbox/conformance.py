@@ -26,6 +26,7 @@ from faas.errors import (
 from faas.ids import new_sandbox_id
 from faas.model import ExitReason, FileInput, Limits
 from faas.sandbox.capabilities import Capability
+from faas.sandbox.guarded import save_archive
 from faas.sandbox.protocols import (
     Command,
     Exit,
@@ -341,6 +342,21 @@ class ScriptedConformance:
                 if (content := back.extractfile(info)) is not None
             }
         assert files == {"bin/run.sh": b"#!/bin/sh\n", "data.txt": b"x" * 5000}
+
+    async def test_an_archive_is_saved_to_a_file(self, bench: Bench, tmp_path: Path) -> None:
+        """Also one that is longer than any pipe, and none of what is not there."""
+        content = bytes(range(256)) * (12 << 10)
+        await bench.sandbox.make_dir("/tmp/in")  # noqa: S108
+        await bench.sandbox.write_file("/tmp/in/f", content)  # noqa: S108
+        saved = tmp_path / "saved.tar"
+        await save_archive(bench.sandbox, "/tmp/in", saved)  # noqa: S108
+        with tarfile.open(saved) as tar:
+            (member,) = [info for info in tar if info.isfile()]
+            found = tar.extractfile(member)
+            assert found is not None
+            assert found.read() == content
+        with pytest.raises(NotFoundError):
+            await save_archive(bench.sandbox, "/tmp/none", tmp_path / "none.tar")  # noqa: S108
 
     @pytest.mark.parametrize("name", ["/etc/evil", "../evil", "a/../../evil"])
     async def test_an_archive_that_leads_outside_is_refused(self, bench: Bench, name: str) -> None:

@@ -361,6 +361,7 @@ class FakeSandbox:
 
     async def get_archive(self, path: str) -> AsyncIterator[bytes]:
         box = self._alive()
+        await self.stat(path)
         stream = io.BytesIO()
         with tarfile.open(fileobj=stream, mode="w") as archive:
             for name, content in sorted(box.files.items()):

@@ -19,6 +19,7 @@ from faas.errors import (
     FaasError,
     InternalError,
     SandboxBrokenError,
+    StoreUnavailableError,
     UnavailableError,
     UnsupportedError,
     WrongStateError,
@@ -184,8 +185,19 @@ class GuardedSandbox:
 
         Raises:
             NotFoundError: there is nothing at `path`.
+            StoreUnavailableError: our disk is full; the sandbox lives on.
         """
-        await self._do(save_archive(self._inner, path, tar))
+        self._check()
+        try:
+            await save_archive(self._inner, path, tar)
+        except OSError as failure:  # ours: the sandbox is none the worse
+            raise StoreUnavailableError(
+                f"the files cannot be kept: {failure.strerror}",
+                hint="free some disk space, or set FAAS_DATA_DIR to a larger disk",
+            ) from failure
+        except Exception as failure:
+            self._judge(failure)
+            raise
 
     async def read_file(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
         return await self._do(self._inner.read_file(path, offset=offset, length=length))

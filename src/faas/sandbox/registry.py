@@ -41,9 +41,17 @@ IDLE_BYTES = 16 << 20
 
 WITHOUT_USERNS = "namespaces"
 """How a sandbox that keeps memory isolates: CRIU cannot restore into a user namespace."""
+_WORDS = {
+    Capability.EGRESS.value: "the network egress",
+    Capability.HOST_IMAGE.value: "the image host",
+    Capability.MEMORY_SNAPSHOT.value: "memory that is kept",
+    Capability.TTY.value: "a terminal",
+}
 _HINTS = {
+    Capability.EGRESS.value: "it takes a gateway that is root, and nft (apt-get install nftables);"
+    " `faas doctor` tries it",
     Capability.MEMORY_SNAPSHOT.value: "put CRIU in place with scripts/criu.sh; `faas doctor` tries"
-    " it"
+    " it",
 }
 
 PROBE_SECONDS_MAX = 20.0
@@ -214,6 +222,7 @@ class Registry:
         if runtime is None:
             raise UnsupportedError(
                 f"the runtime {choice.value} is not built into this gateway",
+                hint=f"there are: {', '.join([*self._runtimes, 'auto'])}",
                 details={"supported": [r.name for r in available]},
             )
         if runtime not in available:
@@ -232,7 +241,8 @@ class Registry:
         for runtime in candidates:
             if lacks := missing(runtime, spec, root):
                 return UnsupportedError(
-                    f"the runtime {runtime.name} cannot do this: {', '.join(lacks)}",
+                    f"the runtime {runtime.name} cannot do this here:"
+                    f" {', '.join(_WORDS.get(lack, lack) for lack in lacks)}",
                     hint=_HINTS.get(lacks[0]),
                     details={"missing": lacks, "runtime": runtime.name},
                 )

@@ -33,12 +33,13 @@ from faas.ids import SnapshotId, TenantId, new_snapshot_id
 from faas.snapshots import manifest as manifests
 from faas.snapshots.changes import Change, Merged, MergeStrategy, apply_layer, as_tree, diff, merge
 from faas.snapshots.chunks import ChunkIndex, Packer, Place, Unpacker
+from faas.snapshots.listed import Listed
 from faas.snapshots.manifest import Entry, Manifest
 from faas.snapshots.tree import (
     Folder,
-    Missing,
     Tars,
     from_directory,
+    from_listed,
     from_tar,
     from_tars,
     to_directory,
@@ -89,8 +90,8 @@ class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
 
 
-Source = Path | Folder | Tars | IO[bytes]
-"""A folder, an opened tar, or one for each place."""
+Source = Path | Folder | Listed | Tars | IO[bytes]
+"""A folder, a tree that was read already, an opened tar, or one for each place."""
 
 Settle = Callable[[Mapping[str, Entry]], dict[str, Entry]]
 """Bring a tree into the one form that all ways of reading a sandbox give."""
@@ -117,6 +118,9 @@ class SnapshotStore:
         self._held: Counter[Digest] = Counter()
         self._manifests: OrderedDict[Digest, Manifest] = OrderedDict()
         self._unsettled: dict[SnapshotId, Callable[[], Awaitable[None]]] = {}
+        self._needs: dict[SnapshotId, SnapshotId] = {}
+        """Which other snapshot those are written over."""
+        self._stood_on: Counter[SnapshotId] = Counter()
         self._announced: dict[str, SnapshotId] = {}
         """Other names of those."""
 
@@ -180,16 +184,42 @@ class SnapshotStore:
             )
 
     def announce(
-        self, record: SnapshotRecord, *, alias: str | None, settle: Callable[[], Awaitable[None]]
+        self,
+        record: SnapshotRecord,
+        *,
+        alias: str | None,
+        over: SnapshotId | None,
+        settle: Callable[[], Awaitable[None]],
     ) -> None:
         """Show a snapshot that is durable elsewhere on this machine and on its way in here.
 
-        Whoever needs its manifest has `settle` awaited first, which commits it under its id.
+        Whoever needs its manifest has `settle` awaited first, which commits it under its id; so has
+        whoever removes the one it is written over.
         """
         self._records[record.id] = record
         self._unsettled[record.id] = settle
+        if over is not None:
+            self._needs[record.id] = over
         if alias is not None:
             self._announced[alias] = record.id
+
+    @asynccontextmanager
+    async def stood_on(self, reference: str | None) -> AsyncGenerator[bool]:
+        """Keep a snapshot from being removed while another is made over it; False: it is gone."""
+        try:
+            record = None if reference is None else await self._find(reference)
+        except SnapshotNotFoundError:
+            record = None
+        if record is None:
+            yield False
+            return
+        self._stood_on[record.id] += 1
+        try:
+            yield True
+        finally:
+            self._stood_on[record.id] -= 1
+            if not self._stood_on[record.id]:
+                del self._stood_on[record.id]
 
     async def _settled(self, record: SnapshotRecord) -> SnapshotRecord:
         settle = self._unsettled.get(record.id)
@@ -230,9 +260,13 @@ class SnapshotStore:
         """Forget a snapshot; its bytes go with the next garbage collection.
 
         Raises:
-            ConflictError: a child of it lives.
+            ConflictError: a child of it lives, or is being made.
         """
         record = await self._settled(await self.get(reference, tenant=tenant))
+        if self._stood_on[record.id]:
+            raise ConflictError(f"{record.id} is being built upon just now", hint="try again")
+        for over in [child for child, below in self._needs.items() if below == record.id]:
+            await self._unsettled[over]()
         children = [r.id for r in await self._all_records() if r.parent == record.id]
         if children:
             raise ConflictError(
@@ -286,17 +320,11 @@ class SnapshotStore:
         """The whole manifest."""
         return await self._read_manifest(await self._find(reference))
 
-    async def writer(
-        self, reference: str, section: str, *, missing: Missing
-    ) -> tuple[int, Callable[[Path], None]]:
-        """Return how large a section is, and what writes it into an empty folder; that blocks, in a
-        thread of the caller's."""
+    async def read(self, reference: str, section: str) -> Listed:
+        """Return a section's tree; its content is read by and by, which blocks, in a thread of the
+        caller's."""
         entries, unpacker = await self._open_section(reference, section)
-
-        def write(target: Path) -> None:
-            to_directory(entries, target, unpacker, missing=missing)
-
-        return sum(entry.size_bytes for entry in entries), write
+        return Listed(entries, unpacker)
 
     async def check_out(self, reference: str, section: str, target: Path) -> None:
         """Write a section's tree into the empty folder `target`.
@@ -467,6 +495,7 @@ class SnapshotStore:
         await self._refs.put(f"{_KIND}/{record.id}", msgspec.json.encode(record))
         self._records[record.id] = record
         self._unsettled.pop(record.id, None)
+        self._needs.pop(record.id, None)
 
     async def _find(self, reference: str) -> SnapshotRecord:
         reference = self._announced.get(reference, reference)
@@ -648,7 +677,7 @@ def _only_used(
 
 def _rewind(sources: Mapping[str, Source]) -> None:
     for source in sources.values():
-        if isinstance(source, (Path, Folder)):
+        if isinstance(source, (Path, Folder, Listed)):
             continue
         for tar in (part for _, part in source.parts) if isinstance(source, Tars) else (source,):
             tar.seek(0)
@@ -659,6 +688,8 @@ def _read(source: Source, packer: Packer, shift: int) -> tuple[Entry, ...]:
         return from_directory(Folder(source, shift), packer)
     if isinstance(source, Folder):
         return from_directory(source, packer)
+    if isinstance(source, Listed):
+        return from_listed(source, packer)
     if isinstance(source, Tars):
         return from_tars(source, packer)
     return from_tar(source, packer)

@@ -18,7 +18,7 @@ from typing import IO
 from msgspec.structs import replace
 
 from faas.errors import InvalidArgumentError, ManifestError, TooLargeError
-from faas.snapshots.chunks import Packer, Unpacker
+from faas.snapshots.listed import Listed, Packing, Unpacking
 from faas.snapshots.manifest import CHUNK_BYTES, Entry, EntryKind
 
 ENTRIES_MAX = 2_000_000
@@ -35,6 +35,16 @@ directory that hides what the image has in it (`below`)."""
 _OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
 
 
+def from_listed(tree: Listed, packer: Packing) -> tuple[Entry, ...]:
+    """Take the content of every entry in."""
+    return tuple(
+        replace(entry, chunks=packer.add(_Stream(tree.content.read(entry.chunks)).read)[1])
+        if entry.chunks
+        else entry
+        for entry in tree.entries
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Folder:
     """A folder to be read."""
@@ -49,7 +59,7 @@ class Folder:
     """Of content; a file with holes counts as long as it says it is."""
 
 
-def from_directory(folder: Folder, packer: Packer) -> tuple[Entry, ...]:
+def from_directory(folder: Folder, packer: Packing) -> tuple[Entry, ...]:
     """Read a folder.
 
     Raises:
@@ -72,7 +82,7 @@ def from_directory(folder: Folder, packer: Packer) -> tuple[Entry, ...]:
 class _Walk:
     """Goes down by descriptors, so that a folder moved meanwhile leads nowhere else."""
 
-    def __init__(self, packer: Packer, shift: int, bytes_max: int) -> None:
+    def __init__(self, packer: Packing, shift: int, bytes_max: int) -> None:
         self._packer = packer
         self._shift = shift
         self._bytes_left = bytes_max
@@ -134,7 +144,7 @@ class _Walk:
         return data
 
 
-def from_tar(source: IO[bytes], packer: Packer) -> tuple[Entry, ...]:
+def from_tar(source: IO[bytes], packer: Packing) -> tuple[Entry, ...]:
     """Read a tar stream (as the agent writes it); the last word on a path wins.
 
     Raises:
@@ -158,7 +168,7 @@ def from_tar(source: IO[bytes], packer: Packer) -> tuple[Entry, ...]:
 
 
 def _from_member(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, packer: Packer, seen: dict[str, Entry]
+    archive: tarfile.TarFile, member: tarfile.TarInfo, packer: Packing, seen: dict[str, Entry]
 ) -> Entry | None:
     path = _text(clean_path(member.name))
     if not path:
@@ -187,7 +197,7 @@ class Tars:
     """Where each lies in the tree, and the opened tar."""
 
 
-def from_tars(source: Tars, packer: Packer) -> tuple[Entry, ...]:
+def from_tars(source: Tars, packer: Packing) -> tuple[Entry, ...]:
     """Read each tar into its place. A mark of what is gone is not believed: a sandbox made it.
 
     Raises:
@@ -219,7 +229,7 @@ Missing = Callable[[str], tuple[int, int, int]]
 def to_directory(
     entries: tuple[Entry, ...],
     root: Path,
-    unpacker: Unpacker,
+    unpacker: Unpacking,
     *,
     missing: Missing = lambda _: (0o755, 0, 0),
 ) -> None:
@@ -265,7 +275,7 @@ def _with_folders(entries: tuple[Entry, ...], missing: Missing) -> Iterator[Entr
             raise ManifestError(f"{entry.path[:80]} lies in what is no folder")
 
 
-def _write_entry(parent: int, name: str, entry: Entry, unpacker: Unpacker) -> None:
+def _write_entry(parent: int, name: str, entry: Entry, unpacker: Unpacking) -> None:
     if entry.kind is EntryKind.DIRECTORY:
         os.mkdir(name, 0o700, dir_fd=parent)
         if entry.is_opaque:
@@ -318,7 +328,7 @@ def _open_parent(root: Path, path: str) -> int:
     return handle
 
 
-def to_tar(entries: tuple[Entry, ...], sink: IO[bytes], unpacker: Unpacker) -> None:
+def to_tar(entries: tuple[Entry, ...], sink: IO[bytes], unpacker: Unpacking) -> None:
     """Write a tree as a pax tar; what is gone is an empty entry with the header `GONE`."""
     with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for entry in entries:

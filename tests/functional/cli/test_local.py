@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,38 @@ def test_doctor_exits_with_8_when_nothing_works() -> None:
 def test_doctor_leaves_nothing_behind(tmp_path: Path) -> None:
     faas("doctor", FAAS_RUNTIMES="fake", TMPDIR=str(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.needs_root
+@pytest.mark.skipif(os.geteuid() != 0, reason="the network egress is root's")
+def test_doctor_really_gives_a_sandbox_the_network_egress() -> None:
+    done = faas("doctor", "--json", FAAS_RUNTIMES="embedded")
+    found = {item["name"]: item for item in json.loads(done.stdout)}
+    assert found["network egress"]["is_well"], found["network egress"]
+    assert found["network egress"]["duration_ms"] > 0
+    links = subprocess.run(["ip", "-o", "link"], stdout=-1, text=True, check=False).stdout
+    without = faas("doctor", "--json", FAAS_RUNTIMES="embedded", PATH="/nonexistent")
+    told = {item["name"]: item for item in json.loads(without.stdout)}["network egress"]
+    assert (told["is_well"], told["hint"]) == (False, "apt-get install nftables")
+    after = subprocess.run(["ip", "-o", "link"], stdout=-1, text=True, check=False).stdout
+    assert after.count("\n") <= links.count("\n")
+
+
+@pytest.mark.parametrize(
+    ("host", "told"), [("127.0.0.1", "ss -ltnp"), ("192.0.2.7", "an address of this machine")]
+)
+def test_a_port_that_cannot_be_had_is_told_with_what_helps(
+    tmp_path: Path, host: str, told: str
+) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = str(holder.getsockname()[1])
+        place = ("--port", port, "--data-dir", str(tmp_path / "data"))
+        done = faas("serve", "--host", host, *place, FAAS_ALLOW_INSECURE="true")
+    assert done.returncode == 8
+    assert f"cannot listen on {host}:{port}" in done.stderr
+    assert told in done.stderr
 
 
 def test_bench_measures_the_same_thing_three_ways(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ async def test_a_creation_that_is_cancelled_leaves_nothing(
 async def test_without_an_engine_the_probe_says_how_to_get_one(
     docker: Docker, host: str | None, monkeypatch
 ) -> None:
-    monkeypatch.setattr("faas.docker.runtime._SOCKETS", ())
+    monkeypatch.setattr("faas.docker.connecting.SOCKETS", ())
     runtime = DockerRuntime(replace(docker.runtime._settings, host=host))
     report = await runtime.probe()
     assert not report.is_available

@@ -1,6 +1,7 @@
 """State of containers: kept, forked, and carried between docker and embedded."""
 
 import asyncio
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,10 +10,14 @@ import pytest
 from tests.plugins.docker import docker_engine, script
 
 from faas.assembly import Platform, open_platform
+from faas.clock import SystemClock
 from faas.config import Settings
-from faas.errors import UnsupportedError
+from faas.errors import StoreUnavailableError, UnsupportedError
 from faas.executor.instance_records import InstanceSpec
+from faas.ids import new_sandbox_id
 from faas.model import ExecutionRecord, ExecutionSpec, Limits, Mode, RuntimeChoice
+from faas.sandbox.guarded import create_guarded
+from faas.sandbox.protocols import SandboxSpec
 from faas.tenancy import LOCAL_PRINCIPAL as LOCAL
 
 __all__ = ["docker_engine"]
@@ -118,6 +123,29 @@ async def test_what_docker_cannot_write_is_refused_by_name(platform: Platform) -
     assert record.runtimes == ("embedded",)
     with pytest.raises(UnsupportedError, match="etc/mine"):
         await run(platform, DOCKER, "true", snapshot_id=base.id)
+
+
+async def test_a_full_disk_of_ours_is_told_and_the_container_goes_on(
+    platform: Platform, tmp_path: Path
+) -> None:
+    runtime = platform.registry.get("docker")
+    root = platform.images.store.resolve("alpine")
+    sandbox = await create_guarded(
+        runtime, SandboxSpec(new_sandbox_id(), root), clock=SystemClock(),
+        events=platform.events, seconds_max=30,
+    )  # fmt: skip
+    await sandbox.write_file("/workspace/f", b"x" * (4 << 20))
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+    await asyncio.to_thread(subprocess.run, mount, check=True)
+    try:
+        with pytest.raises(StoreUnavailableError, match="No space left"):
+            async with asyncio.timeout(20):
+                await sandbox.save_archive("/workspace", tmp_path / "tar")
+    finally:
+        await asyncio.to_thread(subprocess.run, ["umount", "-l", str(tmp_path)], check=True)
+    assert sandbox.is_alive
+    assert len(await sandbox.read_file("/workspace/f")) == 4 << 20
+    await sandbox.destroy("tested")
 
 
 async def test_memory_is_refused_by_name_and_nothing_runs(platform: Platform) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from faas.embedded import processes
+from faas.embedded.scrutiny import init_of
 from faas.errors import ConflictError, UnsupportedError, WrongStateError
 from faas.model import ExitReason
 from faas.sandbox.capabilities import Capability, Resumption
@@ -201,6 +203,35 @@ print("done", flush=True)
     again = await kept.restore(files={"/tmp/go": b""})
     await again.process.wait()
     assert again.output.stdout.read_text() == "done\n"
+
+
+async def test_what_is_restored_is_in_the_control_groups_of_its_sandbox(begin):
+    kept = await begin(COUNTING)
+    await until(lambda: len(numbers(kept.output.stdout)) > 10)
+    await kept.take()
+    again = await kept.restore()
+    init = init_of(again.sandbox._site.run_dir)
+    restored = [one.pid for one in processes.below(init) if one.inner_pid == again.process.pid]
+    assert len(restored) == 1
+    groups = [Path(f"/proc/{pid}/cgroup").read_text() for pid in (init, restored[0])]
+    assert groups[0] == groups[1]
+    assert again.sandbox.id in groups[0]
+
+
+async def test_one_that_ended_and_was_not_waited_for_is_taken_along(begin):
+    kept = await begin("""
+import os, time
+child = os.fork()
+if not child: os._exit(3)
+time.sleep(0.2); print("ready", flush=True)
+while not os.path.exists("/tmp/go"): time.sleep(0.01)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+""")
+    await until(lambda: b"ready" in kept.output.stdout.read_bytes())
+    await kept.take()
+    again = await kept.restore(files={"/tmp/go": b""})
+    await again.process.wait()
+    assert again.output.stdout.read_text() == "3\n"
 
 
 async def test_a_terminal_is_refused_and_nothing_is_changed(begin):

@@ -1,6 +1,7 @@
 """Children on layers: as fast whatever the state holds, and the same as if it had been unpacked."""
 
 import asyncio
+import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,13 +10,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tests.plugins.criu import criu_prefix
 
 from faas.assembly import Platform, open_platform
 from faas.config import Settings
 from faas.errors import StoreUnavailableError, TooLargeError
 from faas.executor.keeping import Keeping
 from faas.executor.layers import ReadyLayers
-from faas.model import ExecutionRecord, ExecutionSpec, ExecutionState, Limits, Mode
+from faas.model import ExecutionRecord, ExecutionSpec, ExecutionState, FileInput, Limits, Mode
 from faas.sandbox.capabilities import Capability
 from faas.sandbox.layers import STACK_MAX
 from faas.tenancy import LOCAL_PRINCIPAL as LOCAL
@@ -259,3 +261,51 @@ async def test_a_full_disk_keeps_nothing_half_and_goes_on_when_there_is_room() -
                 assert said(seen) == "small\nmore\n"
         finally:
             subprocess.run(["umount", "-l", snapshots], check=True)
+
+
+IN_STEPS = """
+echo mine > /etc/own; rm /etc/passwd; mkdir /srv; echo 1 > /srv/a
+until [ -e /one ]; do :; done
+rm -r /srv; mkdir /srv; echo 2 > /srv/b; rm /etc/own
+until [ -e /two ]; do :; done
+ls /etc /srv; stat -c %u /bin/busybox /srv/b / | sort -u | wc -l
+"""
+
+
+@pytest.mark.needs_criu
+async def test_memory_over_an_imported_image_goes_on_over_layers_and_from_the_store() -> None:
+    prefix, busybox = criu_prefix(), Path("/bin/busybox")
+    if prefix is None or not busybox.exists():
+        pytest.skip("needs CRIU (scripts/criu.sh .faas/criu) and busybox-static")
+
+    async def go_on(platform: Platform, snapshot_id: str, step: str, slice_ms: int | None = 300):
+        spec = ExecutionSpec(
+            argv=(), image="", mode=Mode.CHECKPOINTED, memory=True, snapshot_id=snapshot_id,
+            checkpoint_after_ms=slice_ms, files=(FileInput(step, b""),),
+        )  # fmt: skip
+        return (await platform.executor.execute(spec, LOCAL)).result
+
+    with tempfile.TemporaryDirectory(prefix="faas-t-", dir="/tmp") as directory:
+        tree = Path(directory, "tree")
+        for name in ("bin", "etc"):
+            (tree / name).mkdir(parents=True)
+        (tree / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
+        (tree / "bin/busybox").write_bytes(busybox.read_bytes())
+        (tree / "bin/busybox").chmod(0o755)
+        for word in ("sh", "rm", "mkdir", "ls", "stat", "sort", "wc"):
+            (tree / "bin" / word).symlink_to("busybox")
+        async with opened(f"{directory}/data", criu_prefix=str(prefix)) as platform:
+            await platform.images.import_("small:1", tree)
+            first = await keep(
+                platform, IN_STEPS, image="small:1", memory=True, checkpoint_after_ms=300
+            )
+            assert first.result is not None
+            second = await go_on(platform, first.result.snapshot_id, "/one")
+            over = second.snapshot_id
+            ended = await go_on(platform, over, "/two", None)
+            assert ended.stdout.split() == [b"/etc:", b"/srv:", b"b", b"1"], ended
+            await platform.executor.origins.snapshots.verify(over)
+        shutil.rmtree(f"{directory}/data/memory")  # what is left is in the store
+        async with opened(f"{directory}/data", criu_prefix=str(prefix)) as platform:
+            again = await go_on(platform, over, "/two", None)
+            assert again.stdout == ended.stdout

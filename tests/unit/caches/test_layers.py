@@ -229,3 +229,24 @@ async def test_a_damaged_layer_is_dropped_and_the_rest_serves_on(store, tmp_path
     found = await following.add(MINE, PIP, tar(tmp_path / "t", entry("a", b"x"), entry("b")))
     assert found.added == 1
     assert await kept(following) == {"a": b"x", "b": b"y"}
+
+
+async def test_go_outputs_are_checked_and_its_hashes_are_not_kept(store, tmp_path):
+    right, wrong = hashlib.sha256(b"compiled").hexdigest(), "ab" * 32
+    at = "mod/cache/download/example.test/demo/@v/v1.0.0"
+    given = tar(
+        tmp_path / "t",
+        entry(f"build/{right[:2]}/{right}-d", b"compiled"),
+        entry(f"build/ab/{wrong}-d", b"compiled"),
+        entry(f"build/ab/{wrong}-a", b"v1 ..."),
+        entry(f"{at}.zip", b"zip"),
+        entry(f"{at}.ziphash", b"h1:forged"),
+        entry(f"{at}.lock", b""),
+    )
+    found = await store.add(MINE, CacheName.GO, given)
+    assert (found.added, found.refused) == (3, 1)
+    assert set(await kept(store, name=CacheName.GO)) == {
+        f"build/{right[:2]}/{right}-d",
+        f"build/ab/{wrong}-a",
+        f"{at}.zip",
+    }

@@ -26,7 +26,7 @@ async def test_what_was_taken_is_given(tmp_path: Path) -> None:
     await parent.write_file("/tmp/a/f", b"one", mode=0o600)
     await parent.write_file("/workspace/g", b"two")
     await parent.write_file("/etc/h", b"elsewhere")
-    pieces = await take(parent, ("/tmp", "/workspace"), tmp_path / "p")
+    pieces = await take(parent, ("/tmp", "/workspace", "/not/there"), tmp_path / "p")
 
     await pieces.give(child)
 
