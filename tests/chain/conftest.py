@@ -72,11 +72,24 @@ def anvil_url(tmp_path_factory):
 @pytest.fixture(scope="session")
 def their_tangle(tmp_path_factory):
     """The protocol's own contracts on a node of their own."""
+    with _theirs(tmp_path_factory.mktemp("theirs")) as deployed:
+        yield deployed
+
+
+@pytest.fixture(scope="module")
+def their_timely_tangle(tmp_path_factory):
+    """The same on a node whose clock nobody turns: operators refuse one that is ahead of theirs."""
+    with _theirs(tmp_path_factory.mktemp("timely")) as deployed:
+        yield deployed
+
+
+@contextlib.contextmanager
+def _theirs(directory: Path):
     path = their.record()
     if path is None:
         pytest.skip(f"{their.VARIABLE} names no record of a deployment of Tangle")
     _toolchain()
-    with _anvil(tmp_path_factory.mktemp("theirs"), *their.NODE_FLAGS) as url:
+    with _anvil(directory, *their.NODE_FLAGS) as url:
         # Whoever asks for it may be in a loop: this needs one of its own.
         with ThreadPoolExecutor(1) as thread:
             deployed = thread.submit(lambda: asyncio.run(their.deploy_theirs(url, path))).result()

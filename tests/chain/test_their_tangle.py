@@ -22,15 +22,15 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture
-async def chain(forge_build, their_tangle):
+async def chain(forge_build, their_timely_tangle):
     """A service of two operators, described as `faas chain dev` describes its own."""
-    w3 = AsyncWeb3(AsyncHTTPProvider(their_tangle.url))
-    world = await deploy_world(Ground(w3, their_tangle), operators=2, capacity=8)
-    registry = w3.to_checksum_address(their_tangle.status_registry)
+    w3 = AsyncWeb3(AsyncHTTPProvider(their_timely_tangle.url))
+    world = await deploy_world(Ground(w3, their_timely_tangle), operators=2, capacity=8)
+    registry = w3.to_checksum_address(their_timely_tangle.status_registry)
     await world.send(world.faas.functions.setStatusRegistry(registry), world.owner)
     yield DevChain(
-        http_url=their_tangle.url,
-        ws_url=their_tangle.url.replace("http", "ws", 1),
+        http_url=their_timely_tangle.url,
+        ws_url=their_timely_tangle.url.replace("http", "ws", 1),
         chain_id=CHAIN_ID,
         tangle=world.tangle.address,
         manager=world.faas.address,
