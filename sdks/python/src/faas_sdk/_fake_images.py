@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple, cast
 
 import httpx
 
@@ -39,7 +39,7 @@ class FakeImages:
             self._remove(request.url.params)
             return httpx.Response(204)
         if asked == ("POST", "pull"):
-            wanted: Dict[str, Any] = body if isinstance(body, dict) else {}
+            wanted = cast("Dict[str, Any]", body) if isinstance(body, dict) else {}
             ready = self._pull(wanted)
             return _ready(request, [("progress", {"status": "Pulling", "layer": None})], ready)
         if asked == ("POST", "build"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import IO, AsyncIterator, Union
+from typing import IO, AsyncIterator, BinaryIO, Union
 
 from faas_sdk._calls import Call
 from faas_sdk._connection import in_thread
@@ -48,7 +48,7 @@ def body_of(path: FilePath) -> Call:
 
 
 async def _pieces(path: FilePath) -> AsyncIterator[bytes]:
-    source = await in_thread(Path(path).open, "rb")
+    source: BinaryIO = await in_thread(Path(path).open, "rb")  # pyright: ignore[reportAssignmentType]  by its mode
     with source:
         while True:
             piece = await in_thread(source.read, PIECE_BYTES)

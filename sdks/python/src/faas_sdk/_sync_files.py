@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import IO, Iterator, Union
+from typing import IO, BinaryIO, Iterator, Union
 
 from faas_sdk._calls import Call
 from faas_sdk._connection import right_here
@@ -50,7 +50,7 @@ def body_of(path: FilePath) -> Call:
 
 
 def _pieces(path: FilePath) -> Iterator[bytes]:
-    source = right_here(Path(path).open, "rb")
+    source: BinaryIO = right_here(Path(path).open, "rb")  # pyright: ignore[reportAssignmentType]  by its mode
     with source:
         while True:
             piece = right_here(source.read, PIECE_BYTES)
