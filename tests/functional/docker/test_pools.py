@@ -175,5 +175,5 @@ async def test_auto_chooses_among_real_runtimes_and_says_why(
         with pytest.raises(UnsupportedError) as caught:
             await why("alpine", isolation_min="microvm")
         assert set(caught.value.details["supported"]) == {"embedded", "docker"}
-        with pytest.raises(UnsupportedError, match="host_image"):
+        with pytest.raises(UnsupportedError, match="the image host"):
             await why("host", runtime=RuntimeChoice.DOCKER)

@@ -75,7 +75,7 @@ async def test_the_image_host_goes_only_where_the_machines_programs_are():
     choice = registry.choose(ask(), HOST)
     assert choice.runtime.name == "embedded"
     assert choice.reason == "auto: the only one here that can"
-    with pytest.raises(UnsupportedError, match="host_image"):
+    with pytest.raises(UnsupportedError, match="the image host"):
         registry.choose(ask(runtime=RuntimeChoice.DOCKER), HOST)
 
 
