@@ -264,6 +264,7 @@ def _executor_settings(settings: Settings, data_dir: DataDir) -> ExecutorSetting
         layers_bytes_max=settings.layers_bytes_max,
         parked_seconds=settings.parked_seconds,
         forked_seconds_max=settings.forked_seconds_max,
+        unnamed_seconds_max=settings.unnamed_seconds_max,
         memory_key=settings.memory_key.encode(),
         # Another gateway may be writing to the same bucket: its garbage is collected by hand.
         collects_garbage=not settings.object_store_url,

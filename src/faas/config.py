@@ -145,6 +145,11 @@ class Settings:
     build_bytes_max: int = _setting(
         1 << 30, "Largest context that an image may be built from.", at_least=1024
     )
+    import_bytes_max: int = _setting(
+        64 << 30,
+        "Largest file of a snapshot that may be taken in; it is stored as it comes.",
+        at_least=1024,
+    )
     criu_prefix: str = _setting(
         "",
         "Where scripts/criu.sh put CRIU, for memory checkpoints; empty is `criu` in the data "
@@ -273,6 +278,11 @@ class Settings:
     )
     forked_seconds_max: float = _setting(
         86_400.0, "Age at which a snapshot taken only for a fork is forgotten.", at_least=60
+    )
+    unnamed_seconds_max: float = _setting(
+        0.0,
+        "Age at which an execution's snapshot without name or tag is forgotten; 0 keeps it.",
+        at_least=0,
     )
     object_store_url: str = _setting(
         "",

@@ -16,7 +16,10 @@ from faas.gateway.docs import document
 EXAMPLES = 25
 
 GATEWAY = GatewaySettings(version=__version__, heartbeat_seconds=5.0)
-schema = schemathesis.openapi.from_file(document(GATEWAY).decode())
+ENDLESS_OR_BINARY = ["/api/v1/instances/{instance_id}/files/watch", "/api/v1/snapshots/import"]
+"""A stream without an end, and a file that nobody can make up: both are tested by hand."""
+
+schema = schemathesis.openapi.from_file(document(GATEWAY).decode()).exclude(path=ENDLESS_OR_BINARY)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.docs.console import Step, steps
+from tests.plugins.criu import criu_prefix
 from tests.plugins.live_gateway import LiveGateway, live_gateway
 
 ROOT = Path(__file__).parents[2]
@@ -18,21 +19,30 @@ SHOWN = [
     ROOT / "docs/tutorial/first-run.md",
     ROOT / "docs/how-to/instances.md",
     ROOT / "docs/how-to/ports.md",
+    ROOT / "docs/how-to/state.md",
+    pytest.param(ROOT / "docs/how-to/memory.md", marks=pytest.mark.needs_criu),
 ]
 
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[LiveGateway]:
-    with live_gateway() as running:
+    prefix = criu_prefix()
+    with live_gateway(**({} if prefix is None else {"FAAS_CRIU_PREFIX": str(prefix)})) as running:
         yield running
 
 
 @pytest.mark.needs_root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.mark.parametrize("document", SHOWN, ids=lambda path: path.name)
-def test_what_a_document_shows_is_what_happens(document: Path, gateway: LiveGateway) -> None:
+def test_what_a_document_shows_is_what_happens(
+    document: Path, gateway: LiveGateway, tmp_path: Path
+) -> None:
     found = steps(document)
     assert found
+    if document.name == "memory.md" and criu_prefix() is None:
+        pytest.skip("CRIU is not installed: scripts/criu.sh .faas/criu")
+    remembered = tmp_path / "variables"
+    remembered.touch()
     scripts = Path(sys.executable).parent
     environment = {name: value for name, value in os.environ.items() if "FAAS_" not in name}
     environment |= {
@@ -42,8 +52,10 @@ def test_what_a_document_shows_is_what_happens(document: Path, gateway: LiveGate
     }
     for step in found:
         command = step.command.replace("http://127.0.0.1:8080", gateway.url)
+        # One shell for each step, as if it were one for all: a step that hangs hangs alone.
+        script = f"set -a; . {remembered}; {{ {command}\n}}; export -p > {remembered}"
         done = subprocess.run(
-            ["bash", "-c", command],
+            ["bash", "-c", script],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,

@@ -1,11 +1,12 @@
 """The SDK's calls about state, against a real gateway process over the runtime in memory."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from tests.plugins.live_gateway import LiveGateway, live_gateway
 
-from faas_sdk import ExecutionNotFoundError, FaaSClient
+from faas_sdk import ExecutionNotFoundError, FaaSClient, SnapshotNotFoundError, SyncFaaSClient
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +68,38 @@ async def test_a_snapshot_is_kept_carried_away_and_brought_back(client: FaaSClie
 async def test_a_cached_result_is_told_as_a_hit(client: FaaSClient) -> None:
     results = [await client.execute("echo once", mode="cached") for _ in range(2)]
     assert [result.cache_hit for result in results] == [False, True]
+
+
+async def test_a_snapshot_is_carried_by_file_tagged_checked_and_kept_for_a_time(
+    client: FaaSClient, tmp_path: Path
+) -> None:
+    ran = await client.execute("true", files={"/tmp/a": "a" * 5000})
+    kept = await client.create_snapshot(ran.request_id, tags=["old"], keep_seconds=3600)
+    assert (kept["tags"], kept["expires_at"] is None) == (["old"], False)
+    size = await client.save_snapshot(kept["id"], tmp_path / "file")
+    assert size == (tmp_path / "file").stat().st_size
+    back = await client.load_snapshot(tmp_path / "file")
+    assert (back["size_bytes"], back["expires_at"]) == (5000, None)
+    told = await client.tag_snapshot(back["id"], name="mine", tags=["new"])
+    assert (told["name"], told["tags"]) == ("mine", ["new"])
+    await client.verify_snapshot(back["id"])
+    assert await client.collect_garbage() == 0
+
+
+def test_a_snapshot_is_carried_by_file_without_async(process: LiveGateway, tmp_path: Path) -> None:
+    with SyncFaaSClient(process.url) as client:
+        ran = client.execute("true", files={"/tmp/a": "a"})
+        kept = client.create_snapshot(ran.request_id)
+        client.save_snapshot(kept["id"], tmp_path / "file")
+        assert client.load_snapshot(tmp_path / "file")["id"] != kept["id"]
+        with pytest.raises(SnapshotNotFoundError):
+            client.save_snapshot("snap-01k9zjv3f8q5r2m7c4x6w0n1ab", tmp_path / "none")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+async def test_more_snapshots_than_a_page_are_listed_whole(client: FaaSClient) -> None:
+    ran = await client.execute("true", mode="checkpointed")
+    before = len(await client.list_snapshots())
+    await client.fork(ran.request_id, ["true"] * 100, mode="checkpointed")
+    await client.fork(ran.request_id, ["true"] * 20, mode="checkpointed")
+    assert len(await client.list_snapshots()) == before + 120

@@ -26,7 +26,7 @@ from faas.snapshots import (
     MergeStrategy,
     SnapshotInfo,
     SnapshotStore,
-    export_snapshot,
+    exported,
     import_snapshot,
 )
 from faas.snapshots import manifest as manifests
@@ -122,10 +122,8 @@ class World:
         one = self.some()
         if one is None:
             return
-        target = self.place / "exported"
-        await export_snapshot(self.store, one, target)
-        with target.open("rb") as source:
-            record = await import_snapshot(self.store, source, tenant=TENANT)
+        async with exported(self.store, one) as file:
+            record = await import_snapshot(self.store, file.pieces, tenant=TENANT)
         self.told[record.id] = self.told[one]
         self.parents[record.id] = None
 

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "faas_sdk"
 MODULES = {
     "_transport": "_sync_transport",
     "_stream": "_sync_stream",
+    "_files": "_sync_files",
     "_images": "_sync_images",
     "_client": "_sync",
 }

@@ -1,4 +1,4 @@
-"""`faas executions`: list, show, cancel."""
+"""`faas executions`: list, show, cancel, checkpoint."""
 
 from typing import cast
 
@@ -14,7 +14,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @click.group(invoke_without_command=True)
 @click.pass_context
 def command(context: click.Context) -> None:
-    """List, show or cancel executions."""
+    """List, show, cancel or checkpoint executions."""
     if context.invoked_subcommand is None:
         context.invoke(list_command)
 
@@ -94,3 +94,30 @@ def cancel_command(*, execution_id: str, as_json: bool, url: str | None) -> None
         render.json_data(found)
     else:
         render.say(f"{execution_id} is {found.get('reason') or found.get('state')}")
+
+
+@command.command("checkpoint")
+@click.argument("execution_id")
+@click.option("--files-only", is_flag=True, help="Not its processes and memory.")
+@click.option("--stop", is_flag=True, help="End it here; it goes on from the snapshot.")
+@click.option("--name", help="What to call the snapshot.")
+@_json
+@_url
+def checkpoint_command(
+    *,
+    execution_id: str,
+    files_only: bool,
+    stop: bool,
+    name: str | None,
+    as_json: bool,
+    url: str | None,
+) -> None:
+    """Keep a running execution, memory and all, and print the snapshot's id."""
+    body: Json = {"memory": not files_only, "stop": stop}
+    if name:
+        body["name"] = name
+    made = Gateway.at(url).post(f"/api/v1/executions/{execution_id}/checkpoint", body)
+    if as_json:
+        render.json_data(made)
+    else:
+        render.data(str(made["id"]))

@@ -6,12 +6,14 @@ Only loopback and the gateway named are ever spoken to; proxies of the environme
 import base64
 import http.client
 import json
+import os
 import secrets
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import cast
+from typing import IO, cast
 from urllib.parse import urlsplit
 
 from faas import errors
@@ -22,6 +24,8 @@ _IDLE_SECONDS_MAX = 60.0
 """Longer than the gateway's heartbeats (15 s) on a stream, so silence means it is gone."""
 _RECONNECT_SECONDS = (0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 """Waits between attempts to take up a stream again: long enough for a gateway's restart."""
+
+_PIECE_BYTES = 256 << 10
 
 Json = dict[str, object]
 
@@ -75,10 +79,13 @@ class Gateway:
     def get_list(self, path: str) -> list[Json]:
         """Ask for what is answered as a bare list."""
         content, _ = self.get_bytes(path)
-        found: object = json.loads(content)
-        if not isinstance(found, list):
-            raise errors.UnavailableError("what answers there is not a gateway")
-        return cast("list[Json]", found)
+        return _list(content)
+
+    def post_for_list(self, path: str, body: Json, *, seconds_max: float) -> list[Json]:
+        """Ask for something to be done that is answered by a bare list."""
+        headers = {"Content-Type": "application/json"}
+        content = self._content("POST", path, json.dumps(body).encode(), headers, seconds_max)
+        return _list(content)
 
     def put(self, path: str, content: bytes) -> None:
         """Send raw bytes."""
@@ -98,6 +105,36 @@ class Gateway:
             return content, headers
         finally:
             connection.close()
+
+    def download(self, path: str, sink: IO[bytes]) -> int:
+        """Write a long answer to `sink` as it comes; return how long it was.
+
+        Raises:
+            UnavailableError: the gateway cut it.
+        """
+        size = 0
+        for piece in self._pieces(path):
+            size += sink.write(piece)
+        return size
+
+    def _pieces(self, path: str) -> Iterator[bytes]:
+        try:
+            connection, response = self._open("GET", path, None, {}, _IDLE_SECONDS_MAX)
+            try:
+                while piece := response.read(_PIECE_BYTES):
+                    yield piece
+                if response.length:  # what is still announced; of pieces cut short it raises
+                    raise errors.UnavailableError("the gateway cut its answer", hint="try again")
+            finally:
+                connection.close()
+        except (OSError, http.client.HTTPException) as failure:
+            raise self._unreachable(failure) from failure
+
+    def upload(self, method: str, path: str, source: IO[bytes], *, seconds_max: float) -> Json:
+        """Send a file as the body, a piece at a time."""
+        size = os.fstat(source.fileno()).st_size
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        return self._json(method, path, source, headers, seconds_max=seconds_max)
 
     def stream(self, execution_id: str) -> Iterator[StreamEvent]:
         """Yield what an execution writes, from its start to its end, across broken connections."""
@@ -148,17 +185,27 @@ class Gateway:
         self,
         method: str,
         path: str,
-        body: bytes | None,
+        body: bytes | IO[bytes] | None,
         headers: dict[str, str],
         *,
         seconds_max: float = _IDLE_SECONDS_MAX,
     ) -> Json:
+        return _object(self._content(method, path, body, headers, seconds_max))
+
+    def _content(
+        self,
+        method: str,
+        path: str,
+        body: bytes | IO[bytes] | None,
+        headers: dict[str, str],
+        seconds_max: float,
+    ) -> bytes:
         try:
             connection, response = self._open(method, path, body, headers, seconds_max)
         except (OSError, http.client.HTTPException) as failure:
             raise self._unreachable(failure) from failure
         try:
-            return _object(response.read())
+            return response.read()
         finally:
             connection.close()
 
@@ -166,7 +213,7 @@ class Gateway:
         self,
         method: str,
         path: str,
-        body: bytes | None,
+        body: bytes | IO[bytes] | None,
         headers: dict[str, str],
         seconds_max: float,
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
@@ -176,7 +223,9 @@ class Gateway:
                 headers = headers | {"Authorization": f"Bearer {self._settings.api_key}"}
             connection.connect()
             connection.sock.settimeout(seconds_max)
-            connection.request(method, self._parts.path.rstrip("/") + path, body, headers)
+            with suppress(BrokenPipeError, ConnectionResetError):
+                # A body that is refused before its end: the answer says why.
+                connection.request(method, self._parts.path.rstrip("/") + path, body, headers)
             response = connection.getresponse()
             _refuse_problem(response)
         except BaseException:
@@ -189,9 +238,11 @@ class Gateway:
         if self._parts.scheme == "https":
             context = ssl.create_default_context()
             return http.client.HTTPSConnection(
-                host, port, timeout=_CONNECT_SECONDS_MAX, context=context
+                host, port, timeout=_CONNECT_SECONDS_MAX, context=context, blocksize=_PIECE_BYTES
             )
-        return http.client.HTTPConnection(host, port, timeout=_CONNECT_SECONDS_MAX)
+        return http.client.HTTPConnection(
+            host, port, timeout=_CONNECT_SECONDS_MAX, blocksize=_PIECE_BYTES
+        )
 
     def _unreachable(self, failure: Exception) -> errors.UnavailableError:
         reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else "closed"
@@ -283,3 +334,15 @@ def _object(content: bytes) -> Json:
             "what answers there is not a gateway", hint="check --url or FAAS_GATEWAY_URL"
         )
     return cast("Json", value)
+
+
+def _list(content: bytes) -> list[Json]:
+    try:
+        value: object = json.loads(content)
+    except ValueError:
+        value = None
+    if not isinstance(value, list):
+        raise errors.UnavailableError(
+            "what answers there is not a gateway", hint="check --url or FAAS_GATEWAY_URL"
+        )
+    return cast("list[Json]", value)

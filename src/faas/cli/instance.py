@@ -1,23 +1,21 @@
-"""`faas instance`: sandboxes that stay. Make, use, stop, start, pause, copy, watch.
+"""`faas instance`: sandboxes that stay. Make, use, stop, start, pause, watch.
 
-Their ports are in `instance_ports`.
+Their files are in `instance_files`, their ports in `instance_ports`.
 """
 
-import sys
-from pathlib import Path
 from urllib.parse import quote
 
 import click
 
 from faas import errors
-from faas.cli import instance_ports, render
+from faas.cli import instance_files, instance_ports, render
 from faas.cli.exits import OUR_FAILURE_WHILE_RUNNING
 from faas.cli.gateway import Gateway, Json, new_idempotency_key
+from faas.cli.instance_files import INSTANCES, path_of, target_of
 from faas.cli.run import follow
 
 _url = click.option("--url", help="The gateway; else FAAS_GATEWAY_URL.")
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
-_AT = "/api/v1/instances"
 _STOP_SECONDS_MAX = 300.0
 """Its files are packed and stored first."""
 
@@ -42,18 +40,28 @@ def command() -> None:
 @click.option("--ttl", "ttl_seconds", type=float, help="Seconds until it is deleted.")
 @click.option("--idle", "idle_seconds", type=float, help="Seconds unused until it sleeps.")
 @click.option("--lease", "lease_seconds", type=float, help="Seconds it is held without a renewal.")
-@click.option("--idle-action", type=click.Choice(["stop", "pause", "delete"]))
+@click.option("--idle-action", type=click.Choice(["stop", "pause", "pause_to_disk", "delete"]))
+@click.option(
+    "--memory-state", is_flag=True, help="So that its memory can be kept: on disk, in snapshots."
+)
 @click.option("-e", "--env", "env", multiple=True, metavar="NAME=VALUE", help="Environment.")
 @_json
 @_url
 def create_command(
-    *, env: tuple[str, ...], as_json: bool, url: str | None, **plain: str | float | None
+    *,
+    env: tuple[str, ...],
+    memory_state: bool,
+    as_json: bool,
+    url: str | None,
+    **plain: str | float | None,
 ) -> None:
     """Make an instance and print its id."""
     request: Json = {name: value for name, value in plain.items() if value is not None}
+    if memory_state:
+        request["memory"] = True
     if env:
         request["env_vars"] = list(env)
-    made = Gateway.at(url).post(_AT, request)
+    made = Gateway.at(url).post(INSTANCES, request)
     if as_json:
         render.json_data(made)
     else:
@@ -65,7 +73,7 @@ def create_command(
 @_url
 def list_command(*, as_json: bool, url: str | None) -> None:
     """List instances, newest first."""
-    found = Gateway.at(url).get_list(_AT)
+    found = Gateway.at(url).get_list(INSTANCES)
     if as_json:
         render.json_data(found)
         return
@@ -88,7 +96,7 @@ def list_command(*, as_json: bool, url: str | None) -> None:
 @_url
 def show_command(*, instance: str, as_json: bool, url: str | None) -> None:
     """Show one instance."""
-    found = Gateway.at(url).get(_path(instance))
+    found = Gateway.at(url).get(path_of(instance))
     if as_json:
         render.json_data(found)
         return
@@ -131,7 +139,7 @@ def exec_command(
     try:
         gateway = Gateway.at(url)
         key = new_idempotency_key()
-        stored = gateway.post(f"{_path(instance)}/exec", request, idempotency_key=key)
+        stored = gateway.post(f"{path_of(instance)}/exec", request, idempotency_key=key)
         execution_id = str(stored["execution_id"])
         if detach:
             render.data(execution_id)
@@ -147,7 +155,7 @@ def _step(verb: str, said: str, meaning: str) -> None:
     @click.argument("instance")
     @_url
     def step(*, instance: str, url: str | None) -> None:
-        Gateway.at(url).post(f"{_path(instance)}/{verb}", seconds_max=_STOP_SECONDS_MAX)
+        Gateway.at(url).post(f"{path_of(instance)}/{verb}", seconds_max=_STOP_SECONDS_MAX)
         render.say(f"{instance} {said}")
 
     del step
@@ -155,8 +163,18 @@ def _step(verb: str, said: str, meaning: str) -> None:
 
 _step("start", "runs", "Start a stopped instance from its kept files.")
 _step("stop", "is stopped", "End its commands, keep its files.")
-_step("pause", "is paused", "Freeze it, memory and all.")
 _step("resume", "runs", "Let a paused instance go on.")
+
+
+@command.command("pause")
+@click.argument("instance")
+@click.option("--to-disk", is_flag=True, help="Keep its memory on disk and hold none of it.")
+@_url
+def pause_command(*, instance: str, to_disk: bool, url: str | None) -> None:
+    """Freeze it, memory and all."""
+    where = "?to=disk" if to_disk else ""
+    Gateway.at(url).post(f"{path_of(instance)}/pause{where}", seconds_max=_STOP_SECONDS_MAX)
+    render.say(f"{instance} is paused" + (" on disk" if to_disk else ""))
 
 
 @command.command("resize")
@@ -167,7 +185,7 @@ _step("resume", "runs", "Let a paused instance go on.")
 def resize_command(*, instance: str, url: str | None, **plain: float | None) -> None:
     """Give an instance other limits, while it runs or for its next start."""
     request: Json = {name: value for name, value in plain.items() if value is not None}
-    made = Gateway.at(url).post(f"{_path(instance)}/resize", request)
+    made = Gateway.at(url).post(f"{path_of(instance)}/resize", request)
     render.say(f"{instance} has {made['memory_mb']} MB and {made['cpu_cores']} cores")
 
 
@@ -177,7 +195,7 @@ def resize_command(*, instance: str, url: str | None, **plain: float | None) -> 
 @_url
 def lease_command(*, instance: str, seconds: float | None, url: str | None) -> None:
     """Hold an instance for SECONDS from now; without SECONDS its lease ends and it stays."""
-    made = Gateway.at(url).post(f"{_path(instance)}/lease", {"seconds": seconds})
+    made = Gateway.at(url).post(f"{path_of(instance)}/lease", {"seconds": seconds})
     until = made["lease_until"]
     render.say(f"{instance} is held until {until}" if until else f"{instance} has no lease")
 
@@ -188,8 +206,8 @@ def lease_command(*, instance: str, seconds: float | None, url: str | None) -> N
 @_url
 def watch_command(*, target: str, as_json: bool, url: str | None) -> None:
     """Print what changes below a directory of an instance, until it is deleted."""
-    instance, path = _target(target)
-    at = f"{_path(instance)}/files/watch?path={quote(path, safe='')}"
+    instance, path = target_of(target)
+    at = f"{path_of(instance)}/files/watch?path={quote(path, safe='')}"
     for event in Gateway.at(url).events(at):
         if event.name == "ready":
             render.say(f"watching {path}")
@@ -202,6 +220,13 @@ def watch_command(*, target: str, as_json: bool, url: str | None) -> None:
 
 
 for part in (
+    instance_files.list_command,
+    instance_files.move_command,
+    instance_files.remove_command,
+    instance_files.pack_command,
+    instance_files.unpack_command,
+    instance_files.put_command,
+    instance_files.get_command,
     instance_ports.expose_command,
     instance_ports.ports_command,
     instance_ports.close_command,
@@ -214,48 +239,5 @@ for part in (
 @_url
 def delete_command(*, instance: str, url: str | None) -> None:
     """End an instance and forget its files."""
-    Gateway.at(url).delete(_path(instance))
+    Gateway.at(url).delete(path_of(instance))
     render.say(f"{instance} is deleted")
-
-
-@command.command("put")
-@click.argument("local", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("target", metavar="INSTANCE:PATH")
-@_url
-def put_command(*, local: Path, target: str, url: str | None) -> None:
-    """Copy a file into an instance."""
-    instance, path = _target(target)
-    mode = f"{local.stat().st_mode & 0o777:04o}"
-    Gateway.at(url).put(
-        f"{_path(instance)}/files?path={quote(path, safe='')}&mode={mode}", local.read_bytes()
-    )
-
-
-@command.command("get")
-@click.argument("source", metavar="INSTANCE:PATH")
-@click.argument("local", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@_url
-def get_command(*, source: str, local: Path | None, url: str | None) -> None:
-    """Copy a file out of an instance; to stdout without LOCAL."""
-    instance, path = _target(source)
-    gateway, offset, is_over = Gateway.at(url), 0, False
-    with local.open("wb") if local else sys.stdout.buffer as sink:
-        while not is_over:
-            at = f"{_path(instance)}/files?path={quote(path, safe='')}&offset={offset}"
-            content, headers = gateway.get_bytes(at)
-            sink.write(content)
-            offset, is_over = int(headers["x-next-offset"]), headers["x-ended"] == "true"
-            if not content:
-                break
-        sink.flush()
-
-
-def _path(instance: str) -> str:
-    return f"{_AT}/{quote(instance, safe='')}"
-
-
-def _target(text: str) -> tuple[str, str]:
-    instance, separator, path = text.partition(":")
-    if not separator or not path.startswith("/"):
-        raise click.UsageError(f"{text!r} is not INSTANCE:/PATH")
-    return instance, path

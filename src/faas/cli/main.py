@@ -14,9 +14,11 @@ from faas import __version__
 COMMANDS = {
     "serve": "Start the gateway in the foreground.",
     "run": "Run a command in a fresh sandbox, stream its output, exit with its code.",
-    "executions": "List, show or cancel executions.",
+    "fork": "Run commands side by side, each in a copy of what a parent left behind.",
+    "race": "The same, until the first passes; the others are ended.",
+    "executions": "List, show, cancel or checkpoint executions.",
     "instance": "Make, use and delete instances: sandboxes that stay.",
-    "snapshot": "Keep, list, compare, merge, move and delete snapshots.",
+    "snapshot": "Keep, list, compare, merge, restore, move and delete snapshots.",
     "logs": "Print what an execution wrote; -f follows it.",
     "pools": "Show the warm pools: what each holds, and why.",
     "prewarm": "Have sandboxes of an image ready before they are asked for.",

@@ -26,7 +26,7 @@ _OPTIONS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
 @click.command(context_settings=_OPTIONS)
-@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND...")
 @click.option("--image", help="Image to run it in; the gateway has a default.")
 @click.option(
     "--pull",
@@ -58,6 +58,17 @@ _OPTIONS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 @click.option("--snapshot", "snapshot_id", help="Start from the files of this snapshot.")
 @click.option("--from", "branch_from", help="Start from this execution, snapshot or instance.")
 @click.option(
+    "--memory-state",
+    is_flag=True,
+    help="Its memory can be kept; without COMMAND: go on from the memory of --snapshot or --from.",
+)
+@click.option(
+    "--checkpoint-after",
+    "checkpoint_seconds",
+    type=float,
+    help="Seconds until it is kept, memory and all, and ends; it goes on from the snapshot.",
+)
+@click.option(
     "--cache", "caches", multiple=True, help="Put in what pip, npm, cargo or go fetched earlier."
 )
 @click.option("-i", "--stdin", "with_stdin", is_flag=True, help="Pass standard input on.")
@@ -78,16 +89,21 @@ def command(
     env: tuple[str, ...],
     caches: tuple[str, ...],
     timeout_seconds: float | None,
+    memory_state: bool,
+    checkpoint_seconds: float | None,
     **plain: str | float | None,
 ) -> int:
     """Run COMMAND in a fresh sandbox, stream its output, exit with its code.
 
-    Write -- before COMMAND when it has options of its own.
+    With --mode checkpointed the snapshot's id is told on stderr. Write -- before COMMAND when it
+    has options of its own.
     """
-    request: Json = {"command": " ".join(argv) if is_shell else list(argv), "wait": False}
+    request: Json = {"wait": False, **_what_runs(argv, is_shell=is_shell, goes_on=memory_state)}
     request |= {name: value for name, value in plain.items() if value is not None}
-    if "branch_from" in request:
-        request.setdefault("mode", "branched")
+    request |= memory_fields(memory_state=memory_state, checkpoint_seconds=checkpoint_seconds)
+    if "checkpoint_after_ms" in request or "branch_from" in request:
+        is_slice = "checkpoint_after_ms" in request
+        request.setdefault("mode", "checkpointed" if is_slice else "branched")
     if timeout_seconds is not None:
         request["timeout_ms"] = int(timeout_seconds * 1000)
     request |= _inputs(env, files, archive)
@@ -101,11 +117,32 @@ def command(
         if detach:
             render.data(execution_id)
             return 0
-        run = _Run(gateway, execution_id, as_json=as_json)
-        return _hinted(run.follow(with_stdin=with_stdin), () if is_shell else argv)
+        code = _Run(gateway, execution_id, as_json=as_json).follow(with_stdin=with_stdin)
+        if request.get("mode") == "checkpointed" and not as_json:
+            _tell_snapshot(gateway, execution_id)
     except errors.FaasError as failure:
         render.show_error(failure)
         return OUR_FAILURE_WHILE_RUNNING
+    return _hinted(code, () if is_shell else argv)
+
+
+def _what_runs(argv: tuple[str, ...], *, is_shell: bool, goes_on: bool) -> Json:
+    if not argv and not goes_on:
+        raise click.UsageError("Missing argument 'COMMAND...'.")
+    return {"command": " ".join(argv) if is_shell else list(argv)} if argv else {}
+
+
+def _tell_snapshot(gateway: Gateway, execution_id: str) -> None:
+    record = gateway.get(f"/api/v1/executions/{execution_id}")
+    render.say(f"faas: kept as {record['snapshot_id']}")
+
+
+def memory_fields(*, memory_state: bool, checkpoint_seconds: float | None) -> Json:
+    """What a request says about memory."""
+    fields: Json = {"memory": True} if memory_state else {}
+    if checkpoint_seconds is not None:
+        fields["checkpoint_after_ms"] = int(checkpoint_seconds * 1000)
+    return fields
 
 
 def _hinted(code: int, argv: tuple[str, ...]) -> int:

@@ -119,6 +119,7 @@ def gateway_app(platform: Platform) -> Starlette:
         prewarm_max=settings.pool_max,
         pull_policy=settings.pull_policy,
         build_bytes_max=settings.build_bytes_max,
+        import_bytes_max=settings.import_bytes_max,
         build_seconds_max=settings.build_seconds_max,
         body_bytes_max=settings.body_bytes_max,
         cors_origins=settings.cors_origins,

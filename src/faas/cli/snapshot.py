@@ -25,15 +25,26 @@ def command(context: click.Context) -> None:
 @click.argument("source")
 @click.option("--name", help="What to call it.")
 @click.option("--tag", "tags", multiple=True, help="May be repeated.")
+@click.option("--memory-state", "memory", is_flag=True, help="Its processes and memory too.")
+@click.option("--keep", "keep_seconds", type=float, help="Seconds until it is forgotten.")
 @_json
 @_url
 def create_command(
-    *, source: str, name: str | None, tags: tuple[str, ...], as_json: bool, url: str | None
+    *,
+    source: str,
+    name: str | None,
+    tags: tuple[str, ...],
+    memory: bool,
+    keep_seconds: float | None,
+    as_json: bool,
+    url: str | None,
 ) -> None:
     """Keep the files of SOURCE, an execution or instance, and print the snapshot's id."""
-    body: Json = {"container_id": source, "tags": list(tags)}
+    body: Json = {"container_id": source, "tags": list(tags), "memory": memory}
     if name:
         body["name"] = name
+    if keep_seconds is not None:
+        body["keep_seconds"] = keep_seconds
     made = Gateway.at(url).post("/api/v1/snapshots", body, seconds_max=_SECONDS_MAX)
     if as_json:
         render.json_data(made)
@@ -79,6 +90,60 @@ def show_command(*, snapshot_id: str, as_json: bool, url: str | None) -> None:
     render.table(rows, headings=("field", "value"))
 
 
+@command.command("tag")
+@click.argument("snapshot_id")
+@click.argument("tags", nargs=-1)
+@click.option("--name", help="What to call it.")
+@click.option("--keep", "keep_seconds", type=float, help="Seconds from now it is kept; 0: always.")
+@_url
+def tag_command(
+    *,
+    snapshot_id: str,
+    tags: tuple[str, ...],
+    name: str | None,
+    keep_seconds: float | None,
+    url: str | None,
+) -> None:
+    """Give a snapshot these TAGS instead of those it has, a name, or a time; the rest stays."""
+    body: Json = {"name": name, "keep_seconds": keep_seconds}
+    if tags or (name is None and keep_seconds is None):
+        body["tags"] = list(tags)
+    Gateway.at(url).post(f"/api/v1/snapshots/{snapshot_id}/tags", body)
+    render.say(f"{snapshot_id} is told")
+
+
+@command.command("restore")
+@click.argument("snapshot_id")
+@_json
+@_url
+def restore_command(*, snapshot_id: str, as_json: bool, url: str | None) -> None:
+    """Start an instance from a snapshot, with its memory if it has some, and print its id."""
+    made = Gateway.at(url).post(
+        f"/api/v1/snapshots/{snapshot_id}/restore", seconds_max=_SECONDS_MAX
+    )
+    if as_json:
+        render.json_data(made)
+    else:
+        render.data(str(made["id"]))
+
+
+@command.command("verify")
+@click.argument("snapshot_id")
+@_url
+def verify_command(*, snapshot_id: str, url: str | None) -> None:
+    """Read every byte of a snapshot; exit 10 when something is damaged."""
+    Gateway.at(url).post(f"/api/v1/snapshots/{snapshot_id}/verify", seconds_max=_SECONDS_MAX)
+    render.say(f"{snapshot_id} is whole")
+
+
+@command.command("gc")
+@_url
+def gc_command(*, url: str | None) -> None:
+    """Delete bytes that no snapshot needs."""
+    told = Gateway.at(url).post("/api/v1/snapshots/gc", seconds_max=_SECONDS_MAX)
+    render.say(f"{told['deleted']} blobs are gone")
+
+
 @command.command("diff")
 @click.argument("before")
 @click.argument("after")
@@ -101,9 +166,14 @@ def diff_command(*, before: str, after: str, as_json: bool, url: str | None) -> 
 @_url
 def export_command(*, snapshot_id: str, file: Path, url: str | None) -> None:
     """Write a snapshot to FILE."""
-    content, _ = Gateway.at(url).get_bytes(f"/api/v1/snapshots/{snapshot_id}/export")
-    file.write_bytes(content)
-    render.say(f"{len(content)} bytes written to {file}")
+    staged = file.with_name(file.name + ".part")
+    try:
+        with staged.open("wb") as sink:
+            size = Gateway.at(url).download(f"/api/v1/snapshots/{snapshot_id}/export", sink)
+        staged.rename(file)
+    finally:
+        staged.unlink(missing_ok=True)
+    render.say(f"{size} bytes written to {file}")
 
 
 @command.command("import")
@@ -111,9 +181,10 @@ def export_command(*, snapshot_id: str, file: Path, url: str | None) -> None:
 @_url
 def import_command(*, file: Path, url: str | None) -> None:
     """Take in a FILE that export wrote, and print the snapshot's id."""
-    made = Gateway.at(url).post(
-        "/api/v1/snapshots/import", file.read_bytes(), seconds_max=_SECONDS_MAX
-    )
+    with file.open("rb") as source:
+        made = Gateway.at(url).upload(
+            "POST", "/api/v1/snapshots/import", source, seconds_max=_SECONDS_MAX
+        )
     render.data(str(made["id"]))
 
 

@@ -16,7 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from faas.errors import ConflictError, FaasError, SandboxBrokenError, UnsupportedError
+from faas.errors import (
+    ConflictError,
+    FaasError,
+    SandboxBrokenError,
+    StoreUnavailableError,
+    UnsupportedError,
+)
 
 PLACE = "/proc/fs"
 IMAGES = f"{PLACE}/images"
@@ -186,6 +192,9 @@ def _output(argv: list[str]) -> bytes:
     return done.stdout
 
 
+_FREE_BYTES_MIN = 1 << 20
+"""With less, what was being written is what used it up."""
+
 _REASONS = (
     (r"nvidia|/dev/dri|/dev/kfd", "it uses a GPU"),
     (r"External socket is used|unix.*extern|Ext stream not supported|not connected in the tree",
@@ -209,6 +218,11 @@ _REASONS = (
 def why_not_taken(log: Path) -> FaasError:
     """Translate what CRIU said when it did not take a tree; the tree runs on."""
     said = _errors(log)
+    if "No space left" in said or _is_full(log.parent):  # its log may not have found room either
+        return StoreUnavailableError(
+            "the memory cannot be kept: no space left on the disk",
+            hint="free some disk space, or set FAAS_DATA_DIR to a larger disk",
+        )
     for pattern, reason in _REASONS:
         if re.search(pattern, said):
             return UnsupportedError(
@@ -221,6 +235,14 @@ def why_not_taken(log: Path) -> FaasError:
         hint="keep the files only (memory: false)",
         details={"criu": said[-600:]},
     )
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < _FREE_BYTES_MIN
 
 
 def why_not_restored(log: Path) -> FaasError:

@@ -16,7 +16,7 @@ A child inherits image, environment, working directory and user; its own environ
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import msgspec
 
@@ -35,17 +35,15 @@ from faas.executor.keeping import Keeping, Promise, Subject, check_image
 from faas.executor.layers import Wanted as Child
 from faas.executor.memory_shelf import MemoryShelf
 from faas.executor.parking import Parked, Parking
+from faas.executor.settings import ExecutorSettings
 from faas.ids import ExecutionId, SnapshotId
 from faas.model import ExecutionSpec, Mode
 from faas.sandbox.capabilities import Resumption
 from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.layers import LayerStack
 from faas.sandbox.protocols import Process, RootFilesystem, Sandbox
-from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
+from faas.snapshots import FORKED, SnapshotInfo, SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal
-
-FORKED = "forked"
-"""The tag of a snapshot that nobody asked for by name: taken so that a child can start from it."""
 
 TIDIED_MAX = 100_000
 
@@ -173,7 +171,7 @@ class Origins:
         Raises:
             UnsupportedError: there are only files, or it cannot be kept.
         """
-        prefix = reference.partition("-")[0]
+        prefix = _kind_of(reference)
         if prefix in self.also_memory:
             return await self.also_memory[prefix](reference, principal)
         if prefix == "sbx":
@@ -252,7 +250,7 @@ class Origins:
             NotFoundError: there is nothing of that name, or its files are gone.
         """
         tenant = principal.tenant.id
-        prefix = reference.partition("-")[0]
+        prefix = _kind_of(reference)
         await self._keeping.settle(reference)
         if prefix in self.also:
             return await self.also[prefix](reference, principal)
@@ -343,17 +341,17 @@ class Origins:
             )
         return found
 
-    async def tidy(self, *, now: datetime, forked_seconds_max: float) -> int:
-        """Forget snapshots that were only a fork's beginning, long ago, and have no child; collect
-        what nothing needs any more. Return how many snapshots went."""
-        oldest = now - timedelta(seconds=forked_seconds_max)
+    async def tidy(self, settings: ExecutorSettings, *, now: datetime) -> int:
+        """Forget snapshots whose time has come and of which no child lives; where the store is
+        ours alone, collect what nothing needs any more. Return how many snapshots went."""
         gone = 0
-        for record in await self.snapshots.page(limit=TIDIED_MAX):
-            if record.tags == (FORKED,) and record.name is None and record.created_at < oldest:
+        for record in await self.snapshots.page(limit=TIDIED_MAX):  # children before their parents
+            if _is_over(record, settings, now):
                 with suppress(ConflictError, NotFoundError):
                     await self.snapshots.remove(record.id)
                     gone += 1
-        await self.snapshots.collect_garbage()
+        if settings.collects_garbage:
+            await self.snapshots.collect_garbage()
         return gone
 
     async def _known(self, reference: str, principal: Principal) -> SnapshotRecord | None:
@@ -415,6 +413,22 @@ class Origins:
             return self._executions.resolve_image(image).digest
         except NotFoundError:
             return None
+
+
+def _kind_of(reference: str) -> str:
+    """The prefix of an id; what has none is the name of an instance."""
+    prefix, dash, _ = reference.partition("-")
+    return prefix if dash and prefix in ("exec", "inst", "sbx", "snap") else "inst"
+
+
+def _is_over(record: SnapshotRecord, settings: ExecutorSettings, now: datetime) -> bool:
+    if record.expires_at is not None:
+        return record.expires_at <= now
+    age_seconds = (now - record.created_at).total_seconds()
+    if record.tags == (FORKED,) and record.name is None:
+        return age_seconds > settings.forked_seconds_max
+    is_unnamed = record.name is None and not record.tags and record.source.startswith("exec-")
+    return is_unnamed and 0 < settings.unnamed_seconds_max < age_seconds
 
 
 def _parent_of(spec: ExecutionSpec) -> str | None:

@@ -97,11 +97,6 @@ class KeptPieces:
         self._kept[snapshot_id] = pieces
         self._trim()
 
-    def want(self, snapshot_id: str) -> None:
-        """Have the snapshot written now."""
-        if snapshot_id in self._kept:
-            self._kept[snapshot_id].wanted.set()
-
     def has(self, snapshot_id: str) -> bool:
         """Whether those of a snapshot are here."""
         return snapshot_id in self._kept

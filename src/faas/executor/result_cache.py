@@ -26,6 +26,8 @@ from faas.model import ExecutionResult, ExecutionSpec, ExitReason
 
 _MEMORY_BYTES_MAX = 16 << 20
 """Hits that need no database: a few thousand small results."""
+_USED_MAX = 10_000
+"""A megabyte of keys."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS result (
   key BLOB PRIMARY KEY, body BLOB NOT NULL, size INTEGER NOT NULL,
@@ -90,6 +92,8 @@ class ResultCache:
         self._recent: OrderedDict[bytes, tuple[ExecutionResult, float, int]] = OrderedDict()
         self._recent_bytes = 0
         self._flights: dict[bytes, asyncio.Lock] = {}
+        self._used: dict[bytes, float] = {}
+        """When what was asked for lately was; written down now and then, not at each hit."""
 
     def get(self, key: bytes) -> ExecutionResult | None:
         """Return what was kept under this key, if it is still good."""
@@ -98,6 +102,7 @@ class ResultCache:
         if recent is not None:
             if recent[1] > now:
                 self._recent.move_to_end(key)
+                self._note_use(key, now)
                 return recent[0]
             self.drop(key)
             return None
@@ -110,8 +115,7 @@ class ResultCache:
             self.drop(key)
             return None
         result = msgspec.msgpack.decode(row[0], type=ExecutionResult)
-        with self._db:
-            self._db.execute("UPDATE result SET used_at = ? WHERE key = ?", (now, key))
+        self._note_use(key, now)
         self._remember(key, result, expires_at=row[2], size=row[1])
         return result
 
@@ -174,7 +178,23 @@ class ResultCache:
 
     def close(self) -> None:
         """Close the database."""
+        self._write_used()
         self._db.close()
+
+    def _note_use(self, key: bytes, now: float) -> None:
+        self._used[key] = now
+        if len(self._used) > _USED_MAX:
+            self._write_used()
+
+    def _write_used(self) -> None:
+        if not self._used:
+            return
+        with self._db:
+            self._db.executemany(
+                "UPDATE result SET used_at = ? WHERE key = ?",
+                [(at, key) for key, at in self._used.items()],
+            )
+        self._used.clear()
 
     def _remember(
         self, key: bytes, result: ExecutionResult, *, expires_at: float, size: int
@@ -190,6 +210,8 @@ class ResultCache:
             self._recent_bytes -= gone[2]
 
     def _make_room(self) -> None:
+        if self._bytes > self._limits.bytes_max:
+            self._write_used()
         while self._bytes > self._limits.bytes_max:
             row = self._db.execute("SELECT key FROM result ORDER BY used_at LIMIT 1").fetchone()
             if row is None:

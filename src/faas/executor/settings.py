@@ -57,6 +57,8 @@ class ExecutorSettings:
     """Memory for states kept ready for children; what is in use beyond it stays."""
     forked_seconds_max: float = 86_400.0
     """Snapshots taken only for a fork are forgotten at this age, unless a child of them lives."""
+    unnamed_seconds_max: float = 0.0
+    """The same of executions' snapshots that have neither name nor tag; 0: they stay."""
 
     collects_garbage: bool = False
     """Take away, once an hour, what was kept for forks and what no snapshot needs any more."""

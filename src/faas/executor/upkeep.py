@@ -39,7 +39,7 @@ class Upkeep:
         spawn = self._fixtures.work.spawn
         spawn(self._maintain())
         spawn(self._revive())
-        if self._parts.origins is not None and self._fixtures.settings.collects_garbage:
+        if self._parts.origins is not None:
             spawn(self._tidy(self._parts.origins))
 
     def _keep_default(self) -> None:
@@ -94,9 +94,6 @@ class Upkeep:
         while True:
             await fixtures.clock.sleep(TIDY_SECONDS)
             try:
-                await origins.tidy(
-                    now=fixtures.clock.now(),
-                    forked_seconds_max=fixtures.settings.forked_seconds_max,
-                )
+                await origins.tidy(fixtures.settings, now=fixtures.clock.now())
             except Exception:  # noqa: BLE001  the loop must outlive what one round met
                 _log.exception("old snapshots could not be tidied away")

@@ -1,8 +1,18 @@
 """The rows of images in the route table."""
 
+from msgspec import Struct
+
 from faas.gateway import images
-from faas.gateway.image_wire import ImagePullRequest, ImageReadyView, ImagesView, ImageView
+from faas.gateway.image_wire import (
+    BuildWords,
+    ImagePullRequest,
+    ImageReadyView,
+    ImagesView,
+    ImageView,
+    PullStepView,
+)
 from faas.gateway.routing import Answer, Endpoint, Parameter
+from faas.gateway.wire import ProblemView
 from faas.tenancy import Scope
 
 _TEXT = {"type": "string", "minLength": 1, "maxLength": 512, "pattern": "^[!-~]+$"}
@@ -13,11 +23,12 @@ def _choice(name: str, description: str, *known: str) -> Parameter:
     return Parameter(name, "query", description, {"type": "string", "enum": list(known)})
 
 
-def _streamed(words: str) -> Answer:
+def _streamed(name: str, data: type[Struct], words: str) -> Answer:
     return Answer(
         200,
         f"When Accept names it: {words}, then one `done`, or one `error` with the problem.",
         media_type="text/event-stream",
+        events={name: data, "done": ImageReadyView, "error": ProblemView},
     )
 
 
@@ -53,7 +64,7 @@ IMAGE_ENDPOINTS: tuple[Endpoint, ...] = (
         "images",
         (
             Answer(200, "It is here.", ImageReadyView),
-            _streamed("events `progress` as it comes"),
+            _streamed("progress", PullStepView, "events `progress` as it comes"),
         ),
         Scope.EXECUTE,
         body=ImagePullRequest,
@@ -67,7 +78,7 @@ IMAGE_ENDPOINTS: tuple[Endpoint, ...] = (
         "images",
         (
             Answer(200, "It is built.", ImageReadyView),
-            _streamed("events `output` with what the build says"),
+            _streamed("output", BuildWords, "events `output` with what the build says"),
         ),
         Scope.ADMIN,
         (

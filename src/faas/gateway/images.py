@@ -12,7 +12,7 @@ from faas.errors import InvalidArgumentError, UnsupportedError
 from faas.executor.images import ImageWatch
 from faas.gateway.connection import while_connected
 from faas.gateway.door import Door
-from faas.gateway.event_stream import Events, EventStream, require_room, wants_events
+from faas.gateway.event_stream import Events, EventStream, require_room, told, wants_events
 from faas.gateway.exchange import Exchange, choice
 from faas.gateway.image_wire import (
     BuildWords,
@@ -69,7 +69,7 @@ async def pull(door: Door, exchange: Exchange) -> ASGIApp:
     )
     if wants_events(exchange):
         require_room(door)
-        return EventStream(door, exchange, _pull_events(images, order))
+        return EventStream(door, told(_pull_events(images, order), exchange))
     root = await while_connected(
         images.provide(order),
         exchange.receive,
@@ -118,7 +118,7 @@ async def build(door: Door, exchange: Exchange) -> ASGIApp:
         events = _build_events(images, context, order)
         if wants_events(exchange):
             require_room(door)
-            return EventStream(door, exchange, events, kept=kept.pop_all())
+            return EventStream(door, told(events, exchange), kept=kept.pop_all())
         answer = await while_connected(
             _last(events), exchange.receive, after_seconds=settings.disconnect_watch_seconds
         )

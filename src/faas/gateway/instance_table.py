@@ -1,12 +1,11 @@
 """The rows of instances in the route table."""
 
-from dataclasses import replace
-
 from msgspec import Struct
 
 from faas.errors import InvalidArgumentError
 from faas.gateway import instance_files as files
 from faas.gateway import instances, ports, watch_stream
+from faas.gateway.container_wire import FileEvent
 from faas.gateway.door import Door
 from faas.gateway.exchange import Exchange
 from faas.gateway.instance_wire import (
@@ -21,6 +20,8 @@ from faas.gateway.instance_wire import (
     MakeDirectoryRequest,
     MoveRequest,
     ResizeRequest,
+    WatchEndEvent,
+    WatchReadyEvent,
 )
 from faas.gateway.port_wire import ExposedView, ExposeRequest, OperatorExposeRequest, PortView
 from faas.gateway.replies import Reply
@@ -83,17 +84,18 @@ async def _speak_websocket(_: Door, exchange: Exchange) -> Reply:
     raise InvalidArgumentError("this path speaks WebSocket", hint="connect with ws:// or wss://")
 
 
-_WATCH = replace(
-    _row(
-        "GET",
-        "/files/watch",
-        watch_stream.watch,
-        "Hear what changes below a directory",
-        Answer(200, "Server-sent events.", media_type="text/event-stream"),
-        parameters=(_PATH,),
+_WATCH = _row(
+    "GET",
+    "/files/watch",
+    watch_stream.watch,
+    "Hear what changes below a directory",
+    Answer(
+        200,
+        "Server-sent events until the instance is deleted; `ready` when the first look is done.",
+        media_type="text/event-stream",
+        events={"ready": WatchReadyEvent, "file_event": FileEvent, "end": WatchEndEvent},
     ),
-    # A stream without an end, whose events no schema of ours tells: http.md does.
-    is_documented=False,
+    parameters=(_PATH,),
 )
 
 INSTANCE_ENDPOINTS: tuple[Endpoint, ...] = (

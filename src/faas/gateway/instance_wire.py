@@ -204,3 +204,15 @@ class MakeDirectoryRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     path: Path
     parents: bool = True
+
+
+class WatchReadyEvent(Struct, frozen=True):
+    """`ready` of a watch: from now on every change that lasts is told."""
+
+    path: str
+
+
+class WatchEndEvent(Struct, frozen=True):
+    """`end` of a watch: nothing more comes."""
+
+    reason: Literal["deleted"] = "deleted"

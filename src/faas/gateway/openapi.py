@@ -185,6 +185,7 @@ def _kinds(rows: list[Endpoint]) -> list[Any]:
         for answer in row.answers:
             if answer.body is not None:
                 kinds[answer.body] = None
+            kinds |= dict.fromkeys(answer.events.values())
     return list(kinds)
 
 
@@ -234,6 +235,10 @@ def _responses(row: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
         )
         if answer.media_type:
             entry["content"][answer.media_type] = {"schema": _schema(answer, schemas)}
+        if answer.events:  # OpenAPI 3.1 has no word for them
+            entry["content"][answer.media_type]["x-events"] = {
+                name: schemas[kind] for name, kind in answer.events.items()
+            }
         if answer.headers:
             entry["headers"] = {
                 name: {"description": _HEADERS[name], "schema": {"type": "string"}}

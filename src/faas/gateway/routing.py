@@ -1,7 +1,7 @@
 """The route table's rows, and what a row does with a request: method, key's scope, handler."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import GenericAlias
 
 import msgspec
@@ -40,6 +40,10 @@ class Answer:
     """A type of the wire, or a list of one."""
     media_type: str = "application/json"
     headers: tuple[str, ...] = ()
+    events: Mapping[str, type[msgspec.Struct]] = field(
+        default_factory=dict[str, type[msgspec.Struct]]
+    )
+    """Of a stream, what each event's data is."""
 
 
 @dataclass(frozen=True, slots=True)

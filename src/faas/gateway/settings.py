@@ -38,6 +38,8 @@ class GatewaySettings:
     build_bytes_max: int = 1 << 30
     """Of a tar that is received into a file: a build's context, an image to import."""
     build_seconds_max: float = 1800.0
+    import_bytes_max: int = 64 << 30
+    """Of a snapshot's file that is taken in."""
     body_bytes_max: int = 64 << 20
     """Of one request. A tar of a project travels in it as base64."""
     body_timeout_seconds: float = 60.0

@@ -1,9 +1,6 @@
-"""Snapshots: make, list, look at, tell apart, restore, carry away and bring back, delete."""
+"""Snapshots: make, list, look at, tell apart, restore, delete. As files: `snapshot_files`."""
 
-import asyncio
-import io
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -12,7 +9,6 @@ from faas.executor.origins import Wanted
 from faas.gateway.door import Door
 from faas.gateway.exchange import Exchange, number
 from faas.gateway.instances import view as instance_view
-from faas.gateway.problems import UnsupportedMediaTypeError
 from faas.gateway.replies import Headers, NoContent, Reply
 from faas.gateway.state_wire import (
     ChangeView,
@@ -26,10 +22,9 @@ from faas.gateway.state_wire import (
 )
 from faas.gateway.strict import decode
 from faas.ids import ExecutionId, parse
-from faas.snapshots import SnapshotRecord, SnapshotStore, export_snapshot, import_snapshot
+from faas.snapshots import SnapshotRecord, SnapshotStore
 
 PAGE_DEFAULT, PAGE_MAX = 100, 500
-PORTABLE = "application/octet-stream"
 
 encode = msgspec.json.Encoder().encode
 
@@ -41,13 +36,16 @@ async def create(door: Door, exchange: Exchange) -> Reply:
     request = decode(await exchange.body(), SnapshotRequest)
     wanted = Wanted(request.name, request.description, tuple(request.tags))
     origins = door.executor.origins
-    if request.memory:
-        record = await origins.memory_of(request.container_id, exchange.principal, wanted)
-        return Reply(encode(snapshot_view(record)))
-    record = await origins.snapshot_of(request.container_id, exchange.principal, wanted)
-    record = await origins.snapshots.describe(
-        record.id, name=wanted.name, description=wanted.description, tags=wanted.tags
-    )
+    take = origins.memory_of if request.memory else origins.snapshot_of
+    record = await take(request.container_id, exchange.principal, wanted)
+    if not request.memory or request.keep_seconds is not None:
+        record = await origins.snapshots.describe(
+            record.id,
+            name=wanted.name,
+            description=wanted.description,
+            tags=wanted.tags,
+            expires_at=_until(door, request.keep_seconds),
+        )
     return Reply(encode(snapshot_view(record)))
 
 
@@ -63,6 +61,14 @@ async def checkpoint(door: Door, exchange: Exchange) -> Reply:
         memory=request.memory,
         stop=request.stop,
     )
+    if request.keep_seconds is not None:
+        record = await store_of(door).describe(
+            record.id,
+            name=record.name,
+            description=record.description,
+            tags=record.tags,
+            expires_at=_until(door, request.keep_seconds),
+        )
     return Reply(encode(snapshot_view(record)))
 
 
@@ -71,7 +77,7 @@ async def list_snapshots(door: Door, exchange: Exchange) -> Reply:
     query = exchange.query("limit", "cursor")
     limit: int = number(query, "limit", PAGE_DEFAULT, least=1, most=PAGE_MAX)
     cursor = query.get("cursor")
-    found = await _store(door).page(
+    found = await store_of(door).page(
         tenant=exchange.principal.tenant.id,
         limit=limit + 1,
         before=None if cursor is None else parse(cursor, prefix="snap"),
@@ -85,14 +91,14 @@ async def list_snapshots(door: Door, exchange: Exchange) -> Reply:
 async def get(door: Door, exchange: Exchange) -> Reply:
     """`GET /api/v1/snapshots/{id}`"""
     exchange.query()
-    return Reply(encode(snapshot_view(await _named(door, exchange))))
+    return Reply(encode(snapshot_view(await named(door, exchange))))
 
 
 async def delete(door: Door, exchange: Exchange) -> NoContent:
     """`DELETE /api/v1/snapshots/{id}`"""
     exchange.query()
-    record = await _named(door, exchange)
-    await _store(door).remove(record.id, tenant=exchange.principal.tenant.id)
+    record = await named(door, exchange)
+    await store_of(door).remove(record.id, tenant=exchange.principal.tenant.id)
     return NoContent()
 
 
@@ -101,12 +107,17 @@ async def tag(door: Door, exchange: Exchange) -> Reply:
     exchange.require_json()
     exchange.query()
     request = decode(await exchange.body(), TagsRequest)
-    record = await _named(door, exchange)
-    told = await _store(door).describe(
+    record = await named(door, exchange)
+    told = await store_of(door).describe(
         record.id,
         name=request.name or record.name,
         description=request.description or record.description,
         tags=record.tags if request.tags is None else tuple(request.tags),
+        expires_at=(
+            record.expires_at
+            if request.keep_seconds is None
+            else _until(door, request.keep_seconds or None)
+        ),
     )
     return Reply(encode(snapshot_view(told)))
 
@@ -114,7 +125,7 @@ async def tag(door: Door, exchange: Exchange) -> Reply:
 async def restore(door: Door, exchange: Exchange) -> Reply:
     """`POST /api/v1/snapshots/{id}/restore`"""
     exchange.query()
-    record = await _named(door, exchange)
+    record = await named(door, exchange)
     spec = InstanceSpec(
         image=record.image,
         snapshot_id=record.id,
@@ -128,8 +139,8 @@ async def restore(door: Door, exchange: Exchange) -> Reply:
 async def verify(door: Door, exchange: Exchange) -> Reply:
     """`POST /api/v1/snapshots/{id}/verify`"""
     exchange.query()
-    record = await _named(door, exchange)
-    await _store(door).verify(record.id)
+    record = await named(door, exchange)
+    await store_of(door).verify(record.id)
     return Reply(encode(VerifyView(record.id, ok=True)))
 
 
@@ -137,7 +148,7 @@ async def diff(door: Door, exchange: Exchange) -> Reply:
     """`GET /api/v1/snapshots/{a}/diff/{b}`"""
     exchange.query()
     tenant = exchange.principal.tenant.id
-    store = _store(door)
+    store = store_of(door)
     before = await store.get(exchange.path_parameter("snapshot_id"), tenant=tenant)
     after = await store.get(exchange.path_parameter("other_id"), tenant=tenant)
     changes = [
@@ -152,36 +163,10 @@ async def diff(door: Door, exchange: Exchange) -> Reply:
     return Reply(encode(DiffView(before.id, after.id, changes)))
 
 
-async def export(door: Door, exchange: Exchange) -> Reply:
-    """`GET /api/v1/snapshots/{id}/export`"""
-    exchange.query()
-    record = await _named(door, exchange)
-    with TemporaryDirectory(prefix="faas-export-", dir=door.settings.data_dir) as scratch:
-        target = Path(scratch) / "snapshot"
-        await export_snapshot(_store(door), record.id, target)
-        content = await asyncio.to_thread(target.read_bytes)
-    name = f'attachment; filename="{record.id}.faas-snapshot"'.encode()
-    return Reply(content, media_type=PORTABLE.encode(), headers=[(b"content-disposition", name)])
-
-
-async def bring_back(door: Door, exchange: Exchange) -> Reply:
-    """`POST /api/v1/snapshots/import`"""
-    exchange.query()
-    if exchange.media_type() != PORTABLE:
-        raise UnsupportedMediaTypeError(
-            f"the body is {exchange.media_type() or 'of no stated type'}, not {PORTABLE}",
-            hint="send the file that export gave",
-            details={"supported": [PORTABLE]},
-        )
-    source = io.BytesIO(await exchange.body())
-    record = await import_snapshot(_store(door), source, tenant=exchange.principal.tenant.id)
-    return Reply(encode(snapshot_view(record)))
-
-
 async def collect_garbage(door: Door, exchange: Exchange) -> Reply:
     """`POST /api/v1/snapshots/gc`"""
     exchange.query()
-    return Reply(encode(GarbageView(await _store(door).collect_garbage())))
+    return Reply(encode(GarbageView(await store_of(door).collect_garbage())))
 
 
 def snapshot_view(record: SnapshotRecord) -> SnapshotView:
@@ -201,14 +186,21 @@ def snapshot_view(record: SnapshotRecord) -> SnapshotView:
         size_bytes=record.size_bytes,
         stored_bytes=record.stored_bytes,
         created_at=record.created_at,
+        expires_at=record.expires_at,
     )
 
 
-def _store(door: Door) -> SnapshotStore:
+def _until(door: Door, keep_seconds: float | None) -> datetime | None:
+    return None if keep_seconds is None else door.clock.now() + timedelta(seconds=keep_seconds)
+
+
+def store_of(door: Door) -> SnapshotStore:
+    """Where snapshots are."""
     return door.executor.origins.snapshots
 
 
-async def _named(door: Door, exchange: Exchange) -> SnapshotRecord:
+async def named(door: Door, exchange: Exchange) -> SnapshotRecord:
+    """The snapshot that the path names, whole."""
     reference = exchange.path_parameter("snapshot_id")
     await door.executor.origins.settle(reference)
-    return await _store(door).get(reference, tenant=exchange.principal.tenant.id)
+    return await store_of(door).get(reference, tenant=exchange.principal.tenant.id)

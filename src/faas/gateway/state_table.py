@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from faas.gateway import forks, snapshots
+from faas.gateway import forks, snapshot_files, snapshots
 from faas.gateway.instance_wire import InstanceView
 from faas.gateway.routing import Answer, Endpoint, Handler, Parameter
 from faas.gateway.state_wire import (
@@ -57,7 +57,6 @@ def _row(
     body_media_types: tuple[str, ...] = ("application/json",),
     failures: tuple[int, ...] = (),
     tag: str = "snapshots",
-    is_documented: bool = True,
 ) -> Endpoint:
     sends = () if body is None else (413, 415, 504)
     return Endpoint(
@@ -72,7 +71,6 @@ def _row(
         body=body,
         body_media_types=body_media_types,
         failures=(404, 501, 503, *sends, *failures),
-        is_documented=is_documented,
     )
 
 
@@ -172,13 +170,11 @@ STATE_ENDPOINTS: tuple[Endpoint, ...] = (
     _row(
         "POST",
         _SNAPSHOTS + "/import",
-        snapshots.bring_back,
+        snapshot_files.bring_back,
         "Take in a file that export gave, under a new id",
         Answer(200, "It is kept.", SnapshotView),
         body=SnapshotView,
-        body_media_types=(snapshots.PORTABLE,),
-        # Told on the reference page: no generator of examples can make such a file.
-        is_documented=False,
+        body_media_types=(snapshot_files.PORTABLE,),
     ),
     _row(
         "POST",
@@ -229,9 +225,9 @@ STATE_ENDPOINTS: tuple[Endpoint, ...] = (
     _row(
         "GET",
         _AT + "/export",
-        snapshots.export,
+        snapshot_files.export,
         "Carry a snapshot away as one file",
-        Answer(200, "The file.", media_type=snapshots.PORTABLE),
+        Answer(200, "The file.", media_type=snapshot_files.PORTABLE),
         scope=Scope.READ,
         parameters=(_ID,),
     ),

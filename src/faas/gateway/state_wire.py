@@ -17,6 +17,10 @@ Reference = Annotated[
     str, Meta(min_length=1, max_length=64, extra_json_schema={"pattern": REFERENCE})
 ]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Keep = Annotated[
+    float,
+    Meta(ge=1, le=10**10, description="Seconds until it is forgotten, unless a child lives."),
+]
 Tags = Annotated[list[Annotated[str, Meta(min_length=1, max_length=64)]], Meta(max_length=32)]
 
 Children = Annotated[list[ExecuteRequest], Meta(min_length=1, max_length=CHILDREN_MAX)]
@@ -36,6 +40,7 @@ class SnapshotRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     name: Name | None = None
     description: Annotated[str, Meta(max_length=4096)] | None = None
     tags: Tags = []
+    keep_seconds: Keep | None = None
 
 
 class CheckpointRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +56,7 @@ class CheckpointRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     name: Name | None = None
     description: Annotated[str, Meta(max_length=4096)] | None = None
     tags: Tags = []
+    keep_seconds: Keep | None = None
 
 
 class TagsRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,6 +65,13 @@ class TagsRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     name: Name | None = None
     description: Annotated[str, Meta(max_length=4096)] | None = None
     tags: Tags | None = None
+    keep_seconds: (
+        Annotated[
+            float,
+            Meta(ge=0, le=10**10, description="From now on, as when it was made; 0 keeps it."),
+        ]
+        | None
+    ) = None
 
 
 class SnapshotView(Struct, frozen=True, kw_only=True):
@@ -80,6 +93,8 @@ class SnapshotView(Struct, frozen=True, kw_only=True):
     stored_bytes: int
     """Bytes it added to the store, compressed."""
     created_at: datetime
+    expires_at: datetime | None
+    """When it is forgotten, unless a child of it lives."""
 
 
 class ChangeView(Struct, frozen=True):

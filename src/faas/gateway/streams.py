@@ -10,23 +10,28 @@ import asyncio
 import base64
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing
 from functools import partial
 from typing import Literal, TypeVar
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from faas.errors import FaasError, InvalidArgumentError
 from faas.executor import ExecutionLogs
 from faas.gateway import problems, views
-from faas.gateway.connection import while_connected
 from faas.gateway.door import Door
-from faas.gateway.event_stream import require_room
-from faas.gateway.exchange import ClientGoneError, Exchange, choice, number
+from faas.gateway.event_stream import (
+    HEARTBEAT,
+    EventStream,
+    Pieces,
+    event,
+    opening,
+    require_room,
+)
+from faas.gateway.exchange import Exchange, choice, number
 from faas.gateway.executions import encode, execution_id_of
 from faas.gateway.image_wire import step_view
 from faas.gateway.problems import NotAcceptableError
-from faas.gateway.replies import TRACE_KEY, Reply
+from faas.gateway.replies import Reply
 from faas.gateway.wire import LogsView, OutputEvent
 from faas.ids import ExecutionId
 from faas.sandbox.protocols import Progress
@@ -36,8 +41,7 @@ CHUNK_BYTES = 64 << 10
 
 LOGS_DEFAULT, LOGS_MAX = 1 << 20, 16 << 20
 
-_OPENING = b": stream of one execution\nretry: 1000\n\n"
-_HEARTBEAT = b": still here\n\n"
+_OPENING = opening("stream of one execution")
 _EVENT_ID = re.compile(r"(\d{1,15})-(\d{1,15})")
 
 StreamName = Literal["stdout", "stderr"]
@@ -109,7 +113,8 @@ async def stream_logs(door: Door, exchange: Exchange) -> ASGIApp:
     stdout, stderr = _resume_at(last or query.get("last_event_id", ""))
     require_room(door)
     logs = door.executor.logs(execution_id, exchange.principal)
-    return LogStream(door, exchange, execution_id, logs, {"stdout": stdout, "stderr": stderr})
+    output = _Output(door, exchange, execution_id, logs, {"stdout": stdout, "stderr": stderr})
+    return EventStream(door, output.pieces())
 
 
 def _resume_at(event_id: str) -> tuple[int, int]:
@@ -124,8 +129,8 @@ def _resume_at(event_id: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-class LogStream:
-    """One client following one execution."""
+class _Output:
+    """What one execution says, for one client."""
 
     def __init__(
         self,
@@ -141,44 +146,8 @@ class LogStream:
         self._logs = logs
         self._offsets = offsets
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["faas.started"] = True
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-store"),
-            (b"x-accel-buffering", b"no"),
-            (b"x-content-type-options", b"nosniff"),
-            (b"x-trace-id", scope[TRACE_KEY].encode()),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        if scope["method"] == "HEAD":
-            await send({"type": "http.response.body", "body": b""})
-            return
-        task = asyncio.current_task()
-        assert task is not None, "a request is always served in a task"  # noqa: S101  an invariant
-        self._door.streams.add(task)
-        try:
-            await while_connected(self._pump(send), receive, after_seconds=0)
-        except ClientGoneError:
-            return
-        except asyncio.CancelledError:
-            if not self._door.is_closing:
-                raise
-            task.uncancel()
-        finally:
-            self._door.streams.discard(task)
-        await send({"type": "http.response.body", "body": b""})
-
-    async def _pump(self, send: Send) -> None:
-        async with aclosing(self._pieces()) as pieces:
-            async for piece in pieces:
-                try:
-                    async with asyncio.timeout(self._door.settings.send_timeout_seconds):
-                        await send({"type": "http.response.body", "body": piece, "more_body": True})
-                except TimeoutError as stuck:
-                    raise ClientGoneError from stuck
-
-    async def _pieces(self) -> AsyncGenerator[bytes]:
+    async def pieces(self) -> Pieces:
+        """What is sent, until the command has ended or the client has left."""
         yield _OPENING
         try:
             async for piece in self._image_steps():
@@ -191,13 +160,13 @@ class LogStream:
                     break
                 async for later in self._until(partial(self._logs.changed, seen)):
                     if later is None:
-                        yield _HEARTBEAT
+                        yield HEARTBEAT
                     else:
                         seen = later
             final = partial(self._door.executor.wait, self._id, self._exchange.principal)
             async for record in self._until(final):
                 yield (
-                    _HEARTBEAT
+                    HEARTBEAT
                     if record is None
                     else self._event("exit", encode(views.exit_event(record)))
                 )
@@ -214,7 +183,7 @@ class LogStream:
                 if is_more is False:
                     return
                 if is_more is None:
-                    yield _HEARTBEAT
+                    yield HEARTBEAT
             steps, seen = watch.since(seen)
             for step in steps:
                 yield self._event("image", encode(step_view(step)))
@@ -235,8 +204,8 @@ class LogStream:
                 pending = True
                 self._offsets[stream] = offset + len(data)
                 text = data.decode(errors="replace")
-                event = OutputEvent(stream, offset, base64.b64encode(data).decode(), text)
-                yield self._event(stream, encode(event))
+                written = OutputEvent(stream, offset, base64.b64encode(data).decode(), text)
+                yield self._event(stream, encode(written))
 
     async def _until(self, make: Callable[[], Awaitable[T]]) -> AsyncGenerator[T | None]:
         """Yield None at each heartbeat, then what was waited for."""
@@ -252,7 +221,7 @@ class LogStream:
 
     def _event(self, name: str, data: bytes) -> bytes:
         place = f"{self._offsets['stdout']}-{self._offsets['stderr']}"
-        return b"id: %b\nevent: %b\ndata: %b\n\n" % (place.encode(), name.encode(), data)
+        return event(name, data, event_id=place)
 
 
 def _kept(progress: Progress, stream: StreamName) -> int:

@@ -2,6 +2,7 @@
 
 from faas.gateway import executions, pools, streams, system
 from faas.gateway.image_table import IMAGE_ENDPOINTS
+from faas.gateway.image_wire import PullStepView
 from faas.gateway.instance_table import INSTANCE_ENDPOINTS
 from faas.gateway.routing import Answer, Endpoint, Parameter
 from faas.gateway.state_table import STATE_ENDPOINTS
@@ -10,12 +11,15 @@ from faas.gateway.wire import (
     ExecuteRequest,
     ExecutionPage,
     ExecutionView,
+    ExitEvent,
     HealthView,
     LogsView,
     MetricsView,
+    OutputEvent,
     PoolsView,
     PrewarmRequest,
     PrewarmView,
+    ProblemView,
     StdinRequest,
     StdinView,
 )
@@ -188,6 +192,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
                 "Events `stdout` and `stderr` (offset, data in base64, text), then one `exit`."
                 " Each id carries both offsets: send it as Last-Event-ID to go on at that byte.",
                 media_type="text/event-stream",
+                events={
+                    "image": PullStepView,
+                    "stdout": OutputEvent,
+                    "stderr": OutputEvent,
+                    "exit": ExitEvent,
+                    "error": ProblemView,
+                },
             ),
         ),
         Scope.READ,

@@ -1,4 +1,4 @@
-"""A body too large for memory, received into a file that is gone afterwards."""
+"""A body too large for memory: in pieces, or received into a file that is gone afterwards."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -24,19 +24,31 @@ async def received(
         DeadlineExceededError: nothing came for a while.
         ClientGoneError: the client went away.
     """
-    announced = exchange.headers.get(b"content-length", b"0")
-    if len(announced) > len(str(bytes_max)) or int(announced or b"0") > bytes_max:
-        raise _too_large(bytes_max)
     with TemporaryDirectory(prefix="faas-upload-", dir=directory) as scratch:
         path = Path(scratch) / "body"
         with await asyncio.to_thread(path.open, "wb") as file:
-            size = 0
-            while (piece := await _piece(exchange)) is not None:
-                size += len(piece)
-                if size > bytes_max:
-                    raise _too_large(bytes_max)
+            async for piece in pieces(exchange, bytes_max=bytes_max, setting="build_bytes_max"):
                 await asyncio.to_thread(file.write, piece)
         yield path
+
+
+async def pieces(exchange: Exchange, *, bytes_max: int, setting: str) -> AsyncGenerator[bytes]:
+    """Yield the body of a request as it comes; `setting` is what bounds it, for the refusal.
+
+    Raises:
+        TooLargeError: it is longer than that.
+        DeadlineExceededError: nothing came for a while.
+        ClientGoneError: the client went away.
+    """
+    announced = exchange.headers.get(b"content-length", b"0")
+    if len(announced) > len(str(bytes_max)) or int(announced or b"0") > bytes_max:
+        raise _too_large(bytes_max, setting)
+    size = 0
+    while (piece := await _piece(exchange)) is not None:
+        size += len(piece)
+        if size > bytes_max:
+            raise _too_large(bytes_max, setting)
+        yield piece
 
 
 async def _piece(exchange: Exchange) -> bytes | None:
@@ -55,9 +67,9 @@ async def _piece(exchange: Exchange) -> bytes | None:
     return message.get("body", b"")
 
 
-def _too_large(bytes_max: int) -> TooLargeError:
+def _too_large(bytes_max: int, setting: str) -> TooLargeError:
     return TooLargeError(
         f"the body of the request is larger than {bytes_max} bytes",
-        hint="send less, or raise the setting build_bytes_max on the gateway",
+        hint=f"send less, or raise the setting {setting} on the gateway",
         details={"bytes_max": bytes_max},
     )

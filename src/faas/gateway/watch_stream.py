@@ -5,27 +5,28 @@ is no use of the instance: one that sleeps is not woken, and goes to sleep all t
 goes on when it runs again, and ends when it is deleted.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-
 import msgspec
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from faas.clock import within
-from faas.errors import FaasError, ResourceExhaustedError, UnavailableError
-from faas.gateway.connection import while_connected
+from faas.errors import FaasError
 from faas.gateway.container_wire import FileEvent
 from faas.gateway.door import Door
-from faas.gateway.exchange import ClientGoneError, Exchange
+from faas.gateway.event_stream import (
+    HEARTBEAT,
+    EventStream,
+    Pieces,
+    event,
+    opening,
+    require_room,
+)
+from faas.gateway.exchange import Exchange
 from faas.gateway.file_watch import FileWatch
 from faas.gateway.instance_files import path_in
+from faas.gateway.instance_wire import WatchEndEvent, WatchReadyEvent
 from faas.gateway.instances import reference
-from faas.gateway.replies import TRACE_KEY
 from faas.ids import InstanceId
 
-_OPENING = b": changes of files\nretry: 1000\n\n"
-_HEARTBEAT = b": still here\n\n"
+_OPENING = opening("changes of files")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -33,75 +34,35 @@ async def watch(door: Door, exchange: Exchange) -> ASGIApp:
     """`GET /api/v1/instances/{id}/files/watch`"""
     path = path_in(exchange.query("path"))
     record = door.executor.instances.get(reference(exchange), exchange.principal)
-    if door.is_closing:
-        raise UnavailableError("the gateway is shutting down", retry_after_seconds=1.0)
-    most = door.settings.streams_max
-    if len(door.streams) >= most:
-        raise ResourceExhaustedError(
-            f"{most} streams are open, and more are not allowed", details={"streams_max": most}
-        )
-    return WatchStream(door, record.id, path)
+    require_room(door)
+    return EventStream(door, _Watch(door, record.id, path).pieces())
 
 
-class WatchStream:
-    """One client watching one directory."""
+class _Watch:
+    """What changes below one directory, for one client."""
 
     def __init__(self, door: Door, instance_id: InstanceId, path: str) -> None:
         self._door = door
         self._id = instance_id
         self._path = path
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["faas.started"] = True
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-store"),
-            (b"x-accel-buffering", b"no"),
-            (b"x-content-type-options", b"nosniff"),
-            (b"x-trace-id", scope[TRACE_KEY].encode()),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        task = asyncio.current_task()
-        assert task is not None, "a request is always served in a task"  # noqa: S101  an invariant
-        self._door.streams.add(task)
-        try:
-            if scope["method"] != "HEAD":
-                await while_connected(self._pump(send), receive, after_seconds=0)
-        except ClientGoneError:
-            return
-        except asyncio.CancelledError:
-            if not self._door.is_closing:
-                raise
-            task.uncancel()
-        finally:
-            self._door.streams.discard(task)
-        await send({"type": "http.response.body", "body": b""})
-
-    async def _pump(self, send: Send) -> None:
-        async with aclosing(self._pieces()) as pieces:
-            async for piece in pieces:
-                message = {"type": "http.response.body", "body": piece, "more_body": True}
-                try:
-                    await within(self._door.settings.send_timeout_seconds, send(message))
-                except TimeoutError as stuck:
-                    raise ClientGoneError from stuck
-
-    async def _pieces(self) -> AsyncGenerator[bytes]:
+    async def pieces(self) -> Pieces:
+        """What is sent, until the instance is deleted or the client has left."""
         yield _OPENING
         look, is_ready, silent_seconds = FileWatch(self._path), False, 0.0
-        while (events := await self._look(look)) is not None or self._exists():
-            if events is not None and not is_ready:
+        while (changes := await self._look(look)) is not None or self._exists():
+            if changes is not None and not is_ready:
                 is_ready = True
-                yield _event("ready", {"path": self._path})
-            for event in events or ():
+                yield event("ready", _encode(WatchReadyEvent(self._path)))
+            for change in changes or ():
                 silent_seconds = 0.0
-                yield _event("file_event", event)
+                yield event("file_event", _encode(change))
             if silent_seconds >= self._door.settings.heartbeat_seconds:
                 silent_seconds = 0.0
-                yield _HEARTBEAT
+                yield HEARTBEAT
             await self._door.clock.sleep(look.pause_seconds)
             silent_seconds += look.pause_seconds
-        yield _event("end", {"reason": "deleted"})
+        yield event("end", _encode(WatchEndEvent()))
 
     async def _look(self, look: FileWatch) -> list[FileEvent] | None:
         """Return what changed; None while nothing can be looked at."""
@@ -118,7 +79,3 @@ class WatchStream:
 
     def _exists(self) -> bool:
         return self._door.executor.instances.find(self._id) is not None
-
-
-def _event(name: str, data: object) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (name.encode(), _encode(data))

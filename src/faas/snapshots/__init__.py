@@ -1,14 +1,17 @@
 """Committed state: manifests, chunks, diff, merge."""
 
 from faas.snapshots.changes import Change, ChangeKind, Conflict, Merged, MergeStrategy
-from faas.snapshots.portable import export_snapshot, import_snapshot
-from faas.snapshots.store import SnapshotInfo, SnapshotRecord, SnapshotStore
+from faas.snapshots.portable import Export, exported, import_snapshot
+from faas.snapshots.records import FORKED, SnapshotInfo, SnapshotRecord
+from faas.snapshots.store import SnapshotStore
 from faas.snapshots.tree import Folder, Tars
 
 __all__ = [
+    "FORKED",
     "Change",
     "ChangeKind",
     "Conflict",
+    "Export",
     "Folder",
     "MergeStrategy",
     "Merged",
@@ -16,6 +19,6 @@ __all__ = [
     "SnapshotRecord",
     "SnapshotStore",
     "Tars",
-    "export_snapshot",
+    "exported",
     "import_snapshot",
 ]

@@ -160,15 +160,7 @@ class Unpacker:
             DigestMismatchError: the pack holds something else there; it is never served.
         """
         for chunk in chunks:
-            pack = self._pack(chunk.pack)
-            stored = pack[chunk.offset : chunk.offset + chunk.stored_bytes]
-            try:
-                data = self._decompress.decompress(stored, max_output_size=chunk.raw_bytes)
-            except zstandard.ZstdError as cause:
-                raise DigestMismatchError("a stored chunk cannot be unpacked") from cause
-            if hashlib.sha256(data).digest() != chunk.digest:
-                raise DigestMismatchError("a stored chunk does not match its digest")
-            yield data
+            yield unpacked(self._pack(chunk.pack), chunk, self._decompress)
 
     def _pack(self, number: int) -> bytes:
         if number not in self._held:
@@ -176,3 +168,22 @@ class Unpacker:
                 self._held.pop(next(iter(self._held)))
             self._held[number] = self._get(self._packs[number])
         return self._held[number]
+
+
+def unpacked(pack: bytes, chunk: Chunk, decompress: zstandard.ZstdDecompressor) -> bytes:
+    """The raw bytes of one chunk of a pack.
+
+    Raises:
+        DigestMismatchError: something else lies there; it is never served.
+    """
+    stored = pack[chunk.offset : chunk.offset + chunk.stored_bytes]
+    try:
+        # A frame decides itself how much memory is taken for it: look before it is unpacked.
+        if zstandard.frame_content_size(stored) != chunk.raw_bytes:
+            raise DigestMismatchError("a stored chunk is not as long as it must be")
+        data = decompress.decompress(stored)
+    except zstandard.ZstdError as cause:
+        raise DigestMismatchError("a stored chunk cannot be unpacked") from cause
+    if hashlib.sha256(data).digest() != chunk.digest:
+        raise DigestMismatchError("a stored chunk does not match its digest")
+    return data

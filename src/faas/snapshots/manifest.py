@@ -21,6 +21,7 @@ VERSION = 1
 CHUNK_BYTES = 64 << 10
 """Small, so that 1 MB changed in a 100 MB file costs 1 MB and a little: forks share the rest."""
 MANIFEST_BYTES_MAX = 512 << 20
+_DIGEST_BYTES = 32
 
 
 class EntryKind(StrEnum):
@@ -139,8 +140,19 @@ def _check_entries(entries: tuple[Entry, ...], packs: int) -> None:
             raise ManifestError("an entry's name holds a NUL")
         if any(not 0 <= chunk.pack < packs for chunk in entry.chunks):
             raise ManifestError(f"entry {entry.path[:80]!r} names a pack that is not listed")
+        if not all(map(_is_sound, entry.chunks)):
+            raise ManifestError(f"entry {entry.path[:80]!r} has a chunk that cannot be one")
         if sum(chunk.raw_bytes for chunk in entry.chunks) != (
             entry.size_bytes if entry.kind is EntryKind.FILE else 0
         ):
             raise ManifestError(f"entry {entry.path[:80]!r} does not add up")
         previous = entry.path
+
+
+def _is_sound(chunk: Chunk) -> bool:
+    return (
+        len(chunk.digest) == _DIGEST_BYTES
+        and 0 < chunk.raw_bytes <= CHUNK_BYTES
+        and chunk.offset >= 0
+        and chunk.stored_bytes > 0
+    )

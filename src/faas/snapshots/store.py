@@ -9,7 +9,7 @@ same snapshots. A snapshot is never changed; removing one is refused while a chi
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, TypeVar
@@ -31,10 +31,12 @@ from faas.errors import (
 )
 from faas.ids import SnapshotId, TenantId, new_snapshot_id
 from faas.snapshots import manifest as manifests
-from faas.snapshots.changes import Change, Merged, MergeStrategy, apply_layer, as_tree, diff, merge
+from faas.snapshots.changes import Change, Merged, MergeStrategy, as_tree, diff, merge
 from faas.snapshots.chunks import ChunkIndex, Packer, Place, Unpacker
 from faas.snapshots.listed import Listed
 from faas.snapshots.manifest import Entry, Manifest
+from faas.snapshots.packs import PackNumbers, Trees, only_used, stack
+from faas.snapshots.records import SnapshotInfo, SnapshotRecord
 from faas.snapshots.tree import (
     Folder,
     Tars,
@@ -51,44 +53,6 @@ _KIND = "snapshots"
 _ALIAS = "aliases"
 GRACE = timedelta(hours=1)
 """Blobs younger than this are never garbage: a commit may be about to name them."""
-
-
-class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What names a snapshot."""
-
-    id: SnapshotId
-    tenant: TenantId
-    manifest: Digest
-    created_at: datetime
-    name: str | None = None
-    description: str | None = None
-    tags: tuple[str, ...] = ()
-    parent: SnapshotId | None = None
-    source: str = ""
-    """The sandbox, instance or execution it was taken from."""
-    image: str = ""
-    image_digest: str
-    runtimes: tuple[str, ...] = ()
-    has_memory: bool = False
-    size_bytes: int = 0
-    stored_bytes: int = 0
-    """Bytes this snapshot added to the store, compressed."""
-
-
-class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What the caller knows of a snapshot to be made."""
-
-    tenant: TenantId
-    image_digest: str
-    image: str = ""
-    runtimes: tuple[str, ...] = ()
-    config: dict[str, str] = {}
-    name: str | None = None
-    description: str | None = None
-    tags: tuple[str, ...] = ()
-    parent: SnapshotId | None = None
-    source: str = ""
-
 
 Source = Path | Folder | Listed | Tars | IO[bytes]
 """A folder, a tree that was read already, an opened tar, or one for each place."""
@@ -116,6 +80,8 @@ class SnapshotStore:
         self._writing = asyncio.Lock()
         self._records: dict[SnapshotId, SnapshotRecord] = {}
         self._held: Counter[Digest] = Counter()
+        self._coming: Counter[Digest] = Counter()
+        """Packs of snapshots that are being taken in."""
         self._manifests: OrderedDict[Digest, Manifest] = OrderedDict()
         self._unsettled: dict[SnapshotId, Callable[[], Awaitable[None]]] = {}
         self._needs: dict[SnapshotId, SnapshotId] = {}
@@ -160,16 +126,16 @@ class SnapshotStore:
         def put(data: bytes) -> Digest:
             return asyncio.run_coroutine_threadsafe(self._blobs.put(data), loop).result()
 
-        def pack() -> tuple[dict[str, tuple[Entry, ...]], tuple[Digest, ...], int]:
+        def pack() -> tuple[Trees, tuple[Digest, ...], int]:
             packer = Packer(self._index, put)
             trees = {name: _read(source, packer, shift) for name, source in sources.items()}
             packs = packer.finish()
             if over is not None:
-                trees, packs = _stack(over, trees, packs)
+                trees, packs = stack(over, trees, packs)
             if settle is not None:
                 settled = settle(as_tree(trees.get("files", ())))
                 trees["files"] = tuple(settled[path] for path in sorted(settled))
-            return *_only_used(trees, packs), packer.stored_bytes
+            return *only_used(trees, packs), packer.stored_bytes
 
         async with self._writing:
             trees, packs, stored = await asyncio.to_thread(pack)
@@ -289,10 +255,13 @@ class SnapshotStore:
         name: str | None,
         description: str | None,
         tags: tuple[str, ...],
+        expires_at: datetime | None = None,
     ) -> SnapshotRecord:
-        """Say by what it is to be known; its content never changes."""
+        """Say by what it is to be known, and until when; its content never changes."""
         record = await self._settled(await self._find(reference))
-        record = msgspec.structs.replace(record, name=name, description=description, tags=tags)
+        record = msgspec.structs.replace(
+            record, name=name, description=description, tags=tags, expires_at=expires_at
+        )
         await self._write_record(record)
         return record
 
@@ -310,9 +279,9 @@ class SnapshotStore:
         child = msgspec.structs.replace(
             parent, id=snapshot_id or new_snapshot_id(), parent=parent.id, name=name,
             description=description, tags=(), source="", created_at=self._clock.now(),
-            stored_bytes=0,
+            stored_bytes=0, expires_at=None,
         )  # fmt: skip
-        async with self._writing:
+        async with self.held(parent.id), self._writing:
             await self._write_record(child)
         return child
 
@@ -359,7 +328,22 @@ class SnapshotStore:
             InvalidArgumentError: fewer than two, or of different images.
             ConflictError: they have no common parent.
         """
-        records = [await self.get(branch, tenant=tenant) for branch in branches]
+        async with AsyncExitStack() as holding:
+            for branch in branches:
+                await holding.enter_async_context(self.held(branch))
+            records = [await self.get(branch, tenant=tenant) for branch in branches]
+            return await self._merged(
+                records, strategy=strategy, name=name, snapshot_id=snapshot_id
+            )
+
+    async def _merged(
+        self,
+        records: list[SnapshotRecord],
+        *,
+        strategy: MergeStrategy,
+        name: str | None,
+        snapshot_id: SnapshotId | None,
+    ) -> tuple[SnapshotRecord, Merged]:
         if len({r.id for r in records}) < 2:  # noqa: PLR2004  a merge of one is a copy
             raise InvalidArgumentError("a merge needs at least two different branches")
         if len({r.image_digest for r in records}) != 1:
@@ -367,7 +351,7 @@ class SnapshotStore:
         base_id = await self._common_parent(records)
         every = [await self._read_manifest(r) for r in records]
         base = await self._manifest_of(base_id)
-        packs = _PackNumbers()
+        packs = PackNumbers()
         base_tree = packs.renumber(base, "files")
         trees = {
             str(record.id): packs.renumber(manifest, "files")
@@ -375,13 +359,13 @@ class SnapshotStore:
         }
         merged = merge(base_tree, trees, strategy)
         info = SnapshotInfo(
-            tenant=tenant, image_digest=records[0].image_digest, image=records[0].image,
-            runtimes=records[0].runtimes, config=every[0].config, name=name, parent=base_id,
+            tenant=records[0].tenant, image_digest=records[0].image_digest,
+            image=records[0].image, runtimes=records[0].runtimes, config=every[0].config,
+            name=name, parent=base_id,
         )  # fmt: skip
+        sections, named = only_used({"files": tuple(merged.tree.values())}, packs.names())
         async with self._writing:
-            sections = {"files": tuple(merged.tree.values())}
-            named = await self._name(info, sections, packs.names(), snapshot_id=snapshot_id)
-            return named, merged
+            return await self._name(info, sections, named, snapshot_id=snapshot_id), merged
 
     @asynccontextmanager
     async def held(self, reference: str | None) -> AsyncGenerator[Manifest | None]:
@@ -405,13 +389,13 @@ class SnapshotStore:
     async def collect_garbage(self, *, grace: timedelta = GRACE) -> int:
         """Delete blobs that no manifest names and no commit may be about to name; count them."""
         async with self._writing:
-            live: set[Digest] = set()
+            live: set[Digest] = set(self._coming)
             for record in await self._all_records():
                 live.add(record.manifest)
                 live.update((await self._read_manifest(record)).packs)
             for digest in list(self._held):
                 live.add(digest)
-                live.update(manifests.decode(await self._needed(digest)).packs)
+                live.update(manifests.decode(await self.needed(digest)).packs)
             born_before = self._clock.now() - grace
             dead = [
                 stat.digest
@@ -438,18 +422,53 @@ class SnapshotStore:
         Raises:
             DataLossError: something is damaged or gone.
         """
-        for section in (await self.manifest(reference)).sections:
-            entries, unpacker = await self._open_section(reference, section)
-            await asyncio.to_thread(_read_all, entries, unpacker)
+        async with self.held(reference):
+            for section in (await self.manifest(reference)).sections:
+                entries, unpacker = await self._open_section(reference, section)
+                await asyncio.to_thread(_read_all, entries, unpacker)
 
     async def aclose(self) -> None:
         """Close what is open."""
         self._index.close()
         await self._blobs.aclose()
 
-    async def adopt(self, record: SnapshotRecord, data: bytes) -> SnapshotRecord:
-        """Take over a snapshot whose packs are stored already (an import): name it."""
-        manifest = manifests.decode(data)
+    async def needed(self, digest: Digest) -> bytes:
+        """Read a blob that a snapshot names.
+
+        Raises:
+            DataLossError: it is damaged, or gone.
+        """
+        try:
+            return await self._blobs.get(digest)
+        except NotFoundError as cause:
+            raise DataLossError(
+                "bytes that this snapshot needs are gone",
+                hint="restore them from a copy of the store",
+                details={"blob": digest},
+            ) from cause
+
+    @asynccontextmanager
+    async def receiving(self) -> AsyncGenerator[Callable[[bytes], Awaitable[Digest]]]:
+        """Give what stores packs of a snapshot that comes from elsewhere; none of them is garbage
+        until it is adopted or given up."""
+        taken: Counter[Digest] = Counter()
+
+        async def keep(pack: bytes) -> Digest:
+            async with self._writing:  # a collection that looked already would not know of it
+                digest = await self._blobs.put(pack)
+                taken[digest] += 1
+                self._coming[digest] += 1
+                return digest
+
+        try:
+            yield keep
+        finally:
+            self._coming -= taken
+
+    async def adopt(
+        self, record: SnapshotRecord, data: bytes, manifest: Manifest
+    ) -> SnapshotRecord:
+        """Name a snapshot whose packs were kept by `receiving`, and whose chunks were checked."""
         async with self._writing:
             digest = await self._blobs.put(data)
             kept = msgspec.structs.replace(record, manifest=digest, parent=None)
@@ -465,7 +484,7 @@ class SnapshotStore:
     async def _name(
         self,
         info: SnapshotInfo,
-        sections: dict[str, tuple[Entry, ...]],
+        sections: Trees,
         packs: tuple[Digest, ...],
         *,
         stored: int = 0,
@@ -523,7 +542,7 @@ class SnapshotStore:
         record = await self._settled(record)
         known = self._manifests.get(record.manifest)
         if known is None:
-            data = await self._needed(record.manifest)
+            data = await self.needed(record.manifest)
             known = self._remember(record.manifest, manifests.decode(data))
         self._manifests.move_to_end(record.manifest)
         return known
@@ -537,21 +556,6 @@ class SnapshotStore:
         for digest in lost:
             self._index.forget_pack(digest)
         return bool(lost)
-
-    async def _needed(self, digest: Digest) -> bytes:
-        """Read a blob that a snapshot names.
-
-        Raises:
-            DataLossError: it is damaged, or gone.
-        """
-        try:
-            return await self._blobs.get(digest)
-        except NotFoundError as cause:
-            raise DataLossError(
-                "bytes that this snapshot needs are gone",
-                hint="restore them from a copy of the store",
-                details={"blob": digest},
-            ) from cause
 
     def _remember(self, digest: Digest, manifest: Manifest) -> Manifest:
         """Keep the last few: they never change, and each child of a snapshot looks at its own."""
@@ -581,7 +585,7 @@ class SnapshotStore:
         loop = asyncio.get_running_loop()
 
         def get(digest: Digest) -> bytes:
-            return asyncio.run_coroutine_threadsafe(self._needed(digest), loop).result()
+            return asyncio.run_coroutine_threadsafe(self.needed(digest), loop).result()
 
         return manifest.sections[section], Unpacker(manifest.packs, get)
 
@@ -612,67 +616,6 @@ class SnapshotStore:
         raise ConflictError(
             "these branches have no common parent", hint="merge only forks of one snapshot"
         )
-
-
-class _PackNumbers:
-    """Gives the packs of several manifests one numbering."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[Digest, int] = {}
-
-    def renumber(self, manifest: Manifest, section: str) -> dict[str, Entry]:
-        """The section's tree, its chunks numbered alike."""
-        numbers = [self._numbers.setdefault(p, len(self._numbers)) for p in manifest.packs]
-        return {
-            entry.path: _renumbered(entry, lambda old: numbers[old])
-            for entry in manifest.sections.get(section, ())
-        }
-
-    def names(self) -> tuple[Digest, ...]:
-        """The packs in their new order."""
-        return tuple(self._numbers)
-
-
-def _renumbered(entry: Entry, number: Callable[[int], int]) -> Entry:
-    if not entry.chunks:
-        return entry
-    chunks = tuple(msgspec.structs.replace(c, pack=number(c.pack)) for c in entry.chunks)
-    return msgspec.structs.replace(entry, chunks=chunks)
-
-
-def _stack(
-    parent: Manifest, trees: dict[str, tuple[Entry, ...]], packs: tuple[Digest, ...]
-) -> tuple[dict[str, tuple[Entry, ...]], tuple[Digest, ...]]:
-    below = as_tree(parent.sections.get("files", ()))
-    offset = len(parent.packs)
-    shifted = {
-        name: tuple(_renumbered(entry, lambda old: old + offset) for entry in entries)
-        for name, entries in trees.items()
-    }
-    layer = as_tree(shifted.get("files", ()))
-    stacked = tuple(apply_layer(below, layer).values())
-    return {**shifted, "files": stacked}, parent.packs + packs
-
-
-def _only_used(
-    trees: dict[str, tuple[Entry, ...]], packs: tuple[Digest, ...]
-) -> tuple[dict[str, tuple[Entry, ...]], tuple[Digest, ...]]:
-    """Name each pack once, and none that is not needed: else a line of forks keeps all forever."""
-    used = {
-        packs[chunk.pack]
-        for entries in trees.values()
-        for entry in entries
-        for chunk in entry.chunks
-    }
-    names = [name for name in dict.fromkeys(packs) if name in used]
-    if len(names) == len(packs):
-        return trees, packs
-    numbers = {name: number for number, name in enumerate(names)}
-    renumbered = {
-        section: tuple(_renumbered(entry, lambda old: numbers[packs[old]]) for entry in entries)
-        for section, entries in trees.items()
-    }
-    return renumbered, tuple(names)
 
 
 def _rewind(sources: Mapping[str, Source]) -> None:

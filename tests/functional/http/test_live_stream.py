@@ -1,22 +1,18 @@
 """The WebSocket on the real runtime: each of its events and commands does what it says."""
 
-import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Self
+from collections.abc import Iterator
 
 import httpx
 import pytest
 from tests.plugins.live_gateway import LiveGateway, live_gateway
-from websockets.sync.client import ClientConnection, connect
+from tests.plugins.live_stream import Event, Stream, is_a
 
 pytestmark = [
     pytest.mark.needs_root,
     pytest.mark.skipif(os.geteuid() != 0, reason="the live gateway is started as root"),
 ]
-
-Event = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -36,43 +32,6 @@ def made(http: httpx.Client) -> Iterator[Event]:
     instance = http.post("/api/v1/instances", json={"name": f"n{time.monotonic_ns()}"}).json()
     yield instance
     http.delete(f"/api/v1/instances/{instance['id']}")
-
-
-class Stream:
-    """One connection; remembers all it heard."""
-
-    def __init__(self, live: LiveGateway, reference: str, query: str = "") -> None:
-        url = f"{live.url.replace('http', 'ws')}/api/v1/containers/{reference}/stream{query}"
-        self._opening = connect(url, proxy=None, max_size=None)
-        self.socket: ClientConnection = self._opening
-        self.heard: list[Event] = []
-
-    def __enter__(self) -> Self:
-        self.socket = self._opening.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._opening.__exit__(None, None, None)
-
-    def send(self, kind: str, **fields: Any) -> None:
-        self.socket.send(json.dumps({"type": kind, **fields}))
-
-    def until(self, wanted: Callable[[Event], bool]) -> Event:
-        while True:
-            event = json.loads(self.socket.recv(timeout=60))
-            self.heard.append(event)
-            if wanted(event):
-                return event
-
-    def custom(self, name: str) -> Event:
-        return self.until(is_a("custom", name=name))["data"]
-
-    def text(self, kind: str = "stdout") -> str:
-        return "".join(event["data"] for event in self.heard if event["type"] == kind)
-
-
-def is_a(kind: str, **fields: Any) -> Callable[[Event], bool]:
-    return lambda e: e["type"] == kind and all(e.get(k) == v for k, v in fields.items())
 
 
 @pytest.mark.parametrize("by", ["id", "name", "container_id"])

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from faas.errors import (
     InvalidArgumentError,
     SnapshotNotFoundError,
 )
+from faas.executor.settings import ExecutorSettings
 from faas.ids import TenantId, new_execution_id
 from faas.model import ExecutionSpec, ExitReason, FileInput, Mode
 from faas.snapshots import MergeStrategy
@@ -190,14 +192,57 @@ async def test_a_child_cannot_have_another_image(platform):
         await platform.executor.execute(replace(branch(parent.id), image="alpine"), LOCAL)
 
 
+def terms(**bounds: float) -> ExecutorSettings:
+    return ExecutorSettings(Path("/none"), collects_garbage=True, **bounds)
+
+
 async def test_a_snapshot_taken_only_for_a_fork_is_forgotten_in_time(open_platform):
-    platform = await open_platform(collects_garbage=True)
+    platform = await open_platform()
     kept = await platform.executor.execute(sh(mode=Mode.CHECKPOINTED), LOCAL)
     parent = await platform.executor.execute(sh(files=(STATE,)), LOCAL)
     await platform.executor.execute(branch(parent.id), LOCAL)
-    origins = platform.executor.origins
-    assert await origins.tidy(now=platform.clock.now(), forked_seconds_max=60) == 0
+    origins, bounds = platform.executor.origins, terms(forked_seconds_max=60)
+    assert await origins.tidy(bounds, now=platform.clock.now()) == 0
     later = platform.clock.now() + timedelta(seconds=61)
-    assert await origins.tidy(now=later, forked_seconds_max=60) == 1
+    assert await origins.tidy(bounds, now=later) == 1
     assert [r.id for r in await platform.snapshots.page()] == [kept.result.snapshot_id]
+    await platform.executor.aclose()
+
+
+async def test_a_snapshot_is_forgotten_when_its_time_has_come_and_no_child_lives(open_platform):
+    platform = await open_platform()
+    store, now = platform.snapshots, platform.clock.now()
+    parent, stays = [
+        (await platform.executor.execute(sh(mode=Mode.CHECKPOINTED), LOCAL)).result.snapshot_id
+        for _ in range(2)
+    ]
+    child = await platform.executor.execute(
+        sh(mode=Mode.CHECKPOINTED, snapshot_id=parent, image=""), LOCAL
+    )
+    soon, later = now + timedelta(seconds=60), now + timedelta(seconds=120)
+    for one, until in ((parent, soon), (child.result.snapshot_id, later)):
+        await store.describe(one, name=None, description=None, tags=(), expires_at=until)
+    origins = platform.executor.origins
+
+    assert await origins.tidy(terms(), now=now) == 0
+    assert await origins.tidy(terms(), now=soon) == 0  # its child lives
+    assert await origins.tidy(terms(), now=later) == 2
+    assert [r.id for r in await store.page()] == [stays]
+    await platform.executor.aclose()
+
+
+async def test_only_what_nobody_named_goes_by_age(open_platform):
+    platform = await open_platform()
+    store, later = platform.snapshots, platform.clock.now() + timedelta(seconds=61)
+    ids = [
+        (await platform.executor.execute(sh(mode=Mode.CHECKPOINTED), LOCAL)).result.snapshot_id
+        for _ in range(3)
+    ]
+    await store.describe(ids[0], name="mine", description=None, tags=())
+    await store.describe(ids[1], name=None, description=None, tags=("release",))
+    origins = platform.executor.origins
+
+    assert await origins.tidy(terms(), now=later) == 0
+    assert await origins.tidy(terms(unnamed_seconds_max=60), now=later) == 1
+    assert sorted(r.id for r in await store.page()) == sorted(ids[:2])
     await platform.executor.aclose()

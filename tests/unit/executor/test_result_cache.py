@@ -90,6 +90,25 @@ async def test_what_was_used_longest_ago_goes_first(clock: FakeClock) -> None:
     assert cache.size_bytes <= 2600
 
 
+async def test_what_is_asked_for_again_and_again_stays(clock: FakeClock, tmp_path: Path) -> None:
+    big = replace(RESULT, stdout=b"x" * 10_000, stdout_total_bytes=10_000)
+    two = CacheLimits(bytes_max=25_000)
+    cache = ResultCache(tmp_path / "c", clock=clock, limits=two)
+    for number in range(2):
+        cache.put(bytes([number]), big)
+        await clock.advance(1)
+    assert cache.get(b"\x00") == big  # from memory, where no database is asked
+    cache.close()
+    again = ResultCache(tmp_path / "c", clock=clock, limits=two)
+    await clock.advance(1)
+
+    again.put(b"\x02", big)
+
+    assert again.get(b"\x00") == big
+    assert again.get(b"\x01") is None
+    again.close()
+
+
 CHANGES = {
     "argv": replace(SPEC, argv=("echo", "h", "i")),
     "split": replace(SPEC, argv=("echo hi",)),

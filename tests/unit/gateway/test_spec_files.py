@@ -1,5 +1,6 @@
 """The committed documents are what the code says, and the code agrees with itself."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -43,3 +44,18 @@ def test_every_error_has_a_status_that_says_who_must_act(kind: type[errors.FaasE
     assert 400 <= status <= 599
     if kind.retryable:
         assert status in (429, 500, 502, 503, 504)
+
+
+@pytest.mark.parametrize(
+    ("path", "events"),
+    [
+        ("/api/v1/instances/{instance_id}/files/watch", {"ready", "file_event", "end"}),
+        ("/api/v1/logs/{execution_id}/stream", {"image", "stdout", "stderr", "exit", "error"}),
+    ],
+)
+def test_the_document_tells_what_each_event_of_a_stream_is(path: str, events: set[str]) -> None:
+    told = json.loads(document(GatewaySettings(version=__version__)))
+    content = told["paths"][path]["get"]["responses"]["200"]["content"]["text/event-stream"]
+    assert content["x-events"].keys() == events
+    for kind in content["x-events"].values():
+        assert kind["$ref"].rpartition("/")[2] in told["components"]["schemas"]

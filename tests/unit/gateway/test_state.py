@@ -2,6 +2,8 @@
 
 import pytest
 
+from faas.gateway import GatewaySettings
+
 FILE = [{"path": "/tmp/state.txt", "content": "initial state"}]
 NOBODY = "exec-01k9zjv3f8q5r2m7c4x6w0n1ab"
 
@@ -195,3 +197,52 @@ async def test_a_snapshot_becomes_an_instance(gateway):
     answer = await gateway.client.post(f"/api/v1/snapshots/{made['id']}/restore")
     assert answer.status_code == 200
     assert (answer.json()["status"], answer.json()["from_snapshot"]) == ("running", made["id"])
+
+
+async def test_a_snapshot_file_is_announced_with_its_length_and_asked_for_by_head(gateway):
+    made = await kept(gateway)
+    at = f"/api/v1/snapshots/{made['id']}/export"
+    file = await gateway.client.get(at)
+    head = await gateway.client.head(at)
+    assert head.headers["content-length"] == str(len(file.content))
+    assert (head.content, head.headers["content-disposition"]) == (
+        b"",
+        f'attachment; filename="{made["id"]}.faas-snapshot"',
+    )
+
+
+async def test_a_snapshot_file_that_is_too_long_is_refused(open_gateway):
+    gateway = await open_gateway(GatewaySettings(import_bytes_max=2000))
+    made = await kept(gateway)
+    file = await gateway.client.get(f"/api/v1/snapshots/{made['id']}/export")
+    refused = await gateway.client.post(
+        "/api/v1/snapshots/import",
+        content=file.content,
+        headers={"Content-Type": "application/octet-stream"},
+    )
+    assert refused.status_code == 413
+    assert "import_bytes_max" in refused.json()["hint"]
+
+
+async def test_a_snapshot_says_how_long_it_is_kept(gateway):
+    made = await kept(gateway, keep_seconds=3600)
+    assert made["expires_at"] is not None
+    at = f"/api/v1/snapshots/{made['id']}/tags"
+    named = (await gateway.client.post(at, json={"name": "still"})).json()
+    assert named["expires_at"] == made["expires_at"]
+    longer = (await gateway.client.post(at, json={"keep_seconds": 7200})).json()
+    assert longer["expires_at"] > made["expires_at"]
+    always = (await gateway.client.post(at, json={"keep_seconds": 0})).json()
+    assert (always["expires_at"], always["name"]) == (None, "still")
+    wrong = {"container_id": made["container_id"], "keep_seconds": 0}
+    assert (await gateway.client.post("/api/v1/snapshots", json=wrong)).status_code == 400
+
+
+async def test_an_instance_is_kept_and_forked_by_its_name(gateway):
+    await gateway.client.post("/api/v1/instances", json={"name": "keeper"})
+    body = {"container_id": "keeper"}
+    made = (await gateway.client.post("/api/v1/snapshots", json=body)).json()
+    assert made["container_id"].startswith("inst-")
+    fork = {"branch_from": "keeper", "children": [{"command": "echo child"}]}
+    [child] = (await gateway.client.post("/api/v1/fork", json=fork)).json()
+    assert child["stdout"] == "child\n"

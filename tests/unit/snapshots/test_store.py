@@ -30,8 +30,6 @@ from faas.snapshots import (
     MergeStrategy,
     SnapshotInfo,
     SnapshotStore,
-    export_snapshot,
-    import_snapshot,
 )
 from faas.snapshots import manifest as manifests
 from faas.snapshots.changes import Tree, as_tree, diff, merge
@@ -263,37 +261,6 @@ async def test_a_layer_is_stacked_on_its_parent(store: SnapshotStore, tmp_path: 
     assert entries["gone"].kind is EntryKind.WHITEOUT
     assert entries["d"].is_opaque
     await store.verify(child.id)
-
-
-async def test_exported_and_imported_it_is_the_same(store: SnapshotStore, tmp_path: Path) -> None:
-    record = await store.commit(
-        INFO, {"files": make_tree(tmp_path / "in", {"x": os.urandom(200_000)})}
-    )
-    await export_snapshot(store, record.id, tmp_path / "one.faas")
-    other = open_store(tmp_path / "other")
-
-    with (tmp_path / "one.faas").open("rb") as source:
-        taken = await import_snapshot(other, source, tenant=TENANT)
-
-    assert taken.manifest == record.manifest
-    await other.check_out(taken.id, "files", tmp_path / "out")
-    assert read_tree(tmp_path / "out") == read_tree(tmp_path / "in")
-
-
-@pytest.mark.parametrize("cut", [0, 100, 3000, 60_000])
-async def test_a_cut_file_is_not_imported(store: SnapshotStore, tmp_path: Path, cut: int) -> None:
-    record = await store.commit(
-        INFO, {"files": make_tree(tmp_path / "in", {"x": os.urandom(90_000)})}
-    )
-    await export_snapshot(store, record.id, tmp_path / "one.faas")
-    other = open_store(tmp_path / "other")
-
-    with pytest.raises(InvalidArgumentError):
-        await import_snapshot(
-            other, io.BytesIO((tmp_path / "one.faas").read_bytes()[:cut]), tenant=TENANT
-        )
-
-    assert await other.page() == []
 
 
 async def test_branches_merge_against_their_parent(store: SnapshotStore, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional, Tuple, cast
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, cast
 
 import httpx
 
@@ -29,6 +29,8 @@ class Call:
     """The gateway recognises it when it comes twice: a broken connection is no reason to stop."""
     body: Optional[Mapping[str, Any]] = None
     content: Optional[bytes] = None
+    stream: Optional[Callable[[], Any]] = None
+    """Makes the pieces of a long body, anew for each attempt."""
     query: Mapping[str, Any] = field(default_factory=nothing)
     headers: Mapping[str, str] = field(default_factory=nothing)
     accepted: Tuple[int, ...] = ()

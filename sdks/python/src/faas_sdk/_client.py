@@ -40,6 +40,7 @@ from faas_sdk._cache import cache_key as name_request
 from faas_sdk._connection import GIVEN_UP, in_thread
 from faas_sdk._errors import DeadlineExceededError, FaaSError
 from faas_sdk._events import Listener, Listeners
+from faas_sdk._files import FilePath, body_of, save
 from faas_sdk._images import ImageCalls
 from faas_sdk._languages import CodeCommand, bash, javascript, python, typescript
 from faas_sdk._metrics import ClientMetrics
@@ -386,10 +387,20 @@ class FaaSClient(ImageCalls):
         return object_of(await self._post("/api/v1/branches/merge", present(body)))
 
     async def create_snapshot(
-        self, container_id: str, name: Optional[str] = None, description: Optional[str] = None
+        self,
+        container_id: str,
+        name: Optional[str] = None,
+        description: Optional[str] = None,
+        *,
+        tags: Sequence[str] = (),
+        memory: bool = False,
+        keep_seconds: Optional[float] = None,
     ) -> Dict[str, Any]:
-        """Keep the state of an execution or instance under a name."""
-        body = {"container_id": container_id, "name": name, "description": description}
+        """Keep the state of an execution or instance under a name; its processes with `memory`."""
+        body = {
+            "container_id": container_id, "name": name, "description": description,
+            "tags": list(tags), "memory": memory, "keep_seconds": keep_seconds,
+        }  # fmt: skip
         return object_of(await self._post("/api/v1/snapshots", present(body)))
 
     async def checkpoint_execution(
@@ -416,8 +427,36 @@ class FaaSClient(ImageCalls):
         return await self._execute("/api/v1/execute", None, asked)
 
     async def list_snapshots(self) -> List[Dict[str, Any]]:
-        """List the snapshots."""
-        return listed(await self._get("/api/v1/snapshots"), "snapshots")
+        """List the snapshots, newest first."""
+        return await self._pages("/api/v1/snapshots", "snapshots")
+
+    async def tag_snapshot(
+        self,
+        snapshot_id: str,
+        *,
+        name: Optional[str] = None,
+        tags: Optional[Sequence[str]] = None,
+        keep_seconds: Optional[float] = None,
+    ) -> Dict[str, Any]:
+        """Give a snapshot a name, other tags, or a time to be kept; what is not given stays."""
+        body = {
+            "name": name, "tags": None if tags is None else list(tags),
+            "keep_seconds": keep_seconds,
+        }  # fmt: skip
+        path = f"/api/v1/snapshots/{segment(snapshot_id)}/tags"
+        return object_of(await self._post(path, present(body), is_repeatable=True))
+
+    async def verify_snapshot(self, snapshot_id: str) -> None:
+        """Have every byte of a snapshot read and checked.
+
+        Raises:
+            DataLossError: something is damaged or gone.
+        """
+        await self._post(f"/api/v1/snapshots/{segment(snapshot_id)}/verify", None)
+
+    async def collect_garbage(self) -> int:
+        """Delete bytes that no snapshot needs; return how many blobs went."""
+        return int(object_of(await self._post("/api/v1/snapshots/gc", None)).get("deleted", 0))
 
     async def restore_snapshot(self, snapshot_id: str) -> Dict[str, Any]:
         """Start an instance from a snapshot."""
@@ -435,24 +474,28 @@ class FaaSClient(ImageCalls):
         return listed(await self._get(path), "changes")
 
     async def export_snapshot(self, snapshot_id: str) -> bytes:
-        """Return a snapshot as one portable file."""
-        call = Call(
-            "GET",
-            f"/api/v1/snapshots/{segment(snapshot_id)}/export",
-            read_seconds=self.config.timeout,
-            is_repeatable=True,
-        )
-        return (await self._transport.send(call)).content
+        """Return a snapshot as one portable file; `save_snapshot` needs no memory for it."""
+        return (await self._transport.send(self._export(snapshot_id))).content
+
+    async def save_snapshot(self, snapshot_id: str, path: FilePath) -> int:
+        """Write a snapshot to a file, whole or not at all; return its length."""
+        return await save(self._transport, self._export(snapshot_id), path)
 
     async def import_snapshot(self, content: bytes) -> Dict[str, Any]:
         """Take in a file that `export_snapshot` gave; the snapshot has a new id."""
-        call = Call(
-            "POST",
-            "/api/v1/snapshots/import",
-            read_seconds=self.config.timeout,
-            content=content,
-            headers={"Content-Type": "application/octet-stream"},
-        )
+        headers = {"Content-Type": "application/octet-stream"}
+        return await self._import(Call("POST", "", 0, content=content, headers=headers))
+
+    async def load_snapshot(self, path: FilePath) -> Dict[str, Any]:
+        """Take in a file that `save_snapshot` wrote, a piece at a time."""
+        return await self._import(body_of(path))
+
+    def _export(self, snapshot_id: str) -> Call:
+        path = f"/api/v1/snapshots/{segment(snapshot_id)}/export"
+        return Call("GET", path, read_seconds=self.config.timeout, is_repeatable=True)
+
+    async def _import(self, body: Call) -> Dict[str, Any]:
+        call = replace(body, path="/api/v1/snapshots/import", read_seconds=self.config.timeout)
         return object_of(json_of(await self._transport.send(call)))
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
@@ -478,18 +521,17 @@ class FaaSClient(ImageCalls):
 
     async def list_instances(self) -> List[Dict[str, Any]]:
         """List the instances, newest first."""
+        return await self._pages("/api/v1/instances", "instances")
+
+    async def _pages(self, path: str, name: str) -> List[Dict[str, Any]]:
         found: List[Dict[str, Any]] = []
         query: Dict[str, Any] = {}
         while True:
             call = Call(
-                "GET",
-                "/api/v1/instances",
-                read_seconds=self.config.timeout,
-                is_repeatable=True,
-                query=query,
+                "GET", path, read_seconds=self.config.timeout, is_repeatable=True, query=query
             )
             response = await self._transport.send(call)
-            page = listed(json_of(response), "instances")
+            page = listed(json_of(response), name)
             found += page
             cursor = response.headers.get("X-Next-Cursor")
             if not page or cursor is None:

@@ -39,7 +39,8 @@ class FakeImages:
             self._remove(request.url.params)
             return httpx.Response(204)
         if asked == ("POST", "pull"):
-            ready = self._pull(body if isinstance(body, dict) else {})
+            wanted: Dict[str, Any] = body if isinstance(body, dict) else {}
+            ready = self._pull(wanted)
             return _ready(request, [("progress", {"status": "Pulling", "layer": None})], ready)
         if asked == ("POST", "build"):
             return self._build(request)

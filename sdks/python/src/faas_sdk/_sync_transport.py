@@ -134,7 +134,7 @@ class Transport:
 
     def _request(self, call: Call) -> httpx.Request:
         headers: Dict[str, str] = dict(call.headers)
-        content = call.content
+        content = call.content if call.stream is None else call.stream()
         if call.body is not None:
             content = json.dumps(call.body, separators=(",", ":")).encode("ascii")
             headers["Content-Type"] = "application/json"
