@@ -150,7 +150,7 @@ async def test_a_full_disk_of_ours_is_told_and_the_container_goes_on(
 
 async def test_memory_is_refused_by_name_and_nothing_runs(platform: Platform) -> None:
     before = platform.executor.stats().finished
-    with pytest.raises(UnsupportedError, match="memory_snapshot"):
+    with pytest.raises(UnsupportedError, match="memory that is kept"):
         await run(platform, DOCKER, "true", mode=Mode.CHECKPOINTED, memory=True)
     assert platform.executor.stats().finished == before
 
