@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from faas.cli import render
+from faas.cli import descriptors, render
 from faas.cli.extras import require_tangle
 from faas.config import Configuration, load
 from faas.errors import ConflictError, InvalidConfigError, UnavailableError
@@ -205,6 +205,7 @@ def command(
     configuration = load({"data_dir": data_dir} | pairs(others))
     settings = configuration.settings
     logs.configure(level=settings.log_level, style=settings.log_format)
+    descriptors.raise_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(configuration, options))
 

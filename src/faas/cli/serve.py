@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 
 from faas import __version__, logs
 from faas.assembly import Platform, default_limits, limit_ceilings, open_platform
-from faas.cli import render
+from faas.cli import descriptors, render
 from faas.cli.settings import pairs
 from faas.config import Configuration, Settings, load
 from faas.errors import UnavailableError
@@ -66,6 +66,7 @@ def command(
     configuration = load(flags, config_file=config_file)
     settings = configuration.settings
     logs.configure(level=settings.log_level, style=settings.log_format)
+    descriptors.raise_limit()
     for warning in configuration.warnings:
         _log.warning("a variable of the environment was ignored", detail=warning)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
