@@ -16,6 +16,7 @@ from faas import errors
 from faas.cli import render, shell_line
 from faas.cli.exits import INTERRUPTED, OUR_FAILURE_WHILE_RUNNING
 from faas.cli.gateway import Gateway, Json, StreamEvent, event_bytes, new_idempotency_key
+from faas.cli.packing import packed
 from faas.cli.quantities import Megabytes, Seconds
 from faas.model import PullPolicy
 
@@ -51,8 +52,8 @@ _OPTIONS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 @click.option("--file", "files", multiple=True, metavar="LOCAL[:PATH]", help="Place a file first.")
 @click.option(
     "--archive",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Unpack this tar into the working directory first.",
+    type=click.Path(exists=True, path_type=Path),
+    help="Unpack this tar, or put this directory's files, into the working directory first.",
 )
 @click.option("--mode", help="ephemeral, cached, checkpointed, branched or persistent.")
 @click.option("--snapshot", "snapshot_id", help="Start from the files of this snapshot.")
@@ -162,8 +163,16 @@ def _inputs(env: tuple[str, ...], files: tuple[str, ...], archive: Path | None) 
     if files:
         found["files"] = [_file(text) for text in files]
     if archive is not None:
-        found["archive_base64"] = base64.b64encode(archive.read_bytes()).decode()
+        found["archive_base64"] = base64.b64encode(_archive(archive)).decode()
     return found
+
+
+def _archive(path: Path) -> bytes:
+    try:
+        return packed(path) if path.is_dir() else path.read_bytes()
+    except OSError as failure:
+        at = failure.filename or path
+        raise click.UsageError(f"--archive: {at}: {failure.strerror}") from None
 
 
 def _file(text: str) -> Json:

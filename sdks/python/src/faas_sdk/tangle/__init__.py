@@ -7,6 +7,7 @@ async with TangleClient("ws://localhost:9944") as client:
     print(result.call_id, result.result)
 """
 
+from faas_sdk.tangle import _extra as _extra  # before what needs it
 from faas_sdk.tangle._carried import Reference, Sealed
 from faas_sdk.tangle._carried import pack as carry
 from faas_sdk.tangle._client import TangleClient
