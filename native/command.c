@@ -131,6 +131,13 @@ static void finish(struct command *c) {
     to_everybody(c, command_put_exit);
 }
 
+/* Not its supervisor alone: what a lone command has left would die with the strays. */
+static void end_supervisor(struct command *c) {
+    supervisor_kill_tree(c->supervisor);
+    c->is_tree_killed = true;
+    kill(c->supervisor, SIGKILL);
+}
+
 /* A signal to everything the command started; to everything there is when it owns the sandbox. */
 static void signal_tree(struct command *c, int number) {
     if (c->is_exclusive && agent.is_init) kill(-1, number);
@@ -141,8 +148,7 @@ static void signal_tree(struct command *c, int number) {
     c->kill_ns = now_ns() + KILL_AGAIN_NS;
     if (!c->is_supervised || c->is_tree_gone) return;
     kill(c->supervisor, SIGCONT);
-    /* Its death brings the tree to us, see commands_reaped. */
-    if (++c->kills > KILLS_MAX) kill(c->supervisor, SIGKILL);
+    if (++c->kills > KILLS_MAX) end_supervisor(c);
 }
 
 void command_main_ended(struct command *c, int status, const struct rusage *usage) {
@@ -163,7 +169,7 @@ void command_supervised(struct command *c, const struct supervisor_message *mess
         c->exit_override = message->value;
     } else if (message->kind == SUPERVISED_ENDED) {
         /* It had its tree to kill and has; stopped now, it would stay for ever. */
-        if (c->kills) kill(c->supervisor, SIGKILL);
+        if (c->kills) end_supervisor(c);
         command_main_ended(c, message->value, &message->usage);
         if (c->state == ENDING) signal_tree(c, SIGKILL);
     }
@@ -185,7 +191,7 @@ void commands_reaped(pid_t pid, int status, const struct rusage *usage) {
             bool was_killed = c->state < ENDING || !WIFEXITED(status);
             c->is_tree_gone = true;
             close_fd(&c->supervision);
-            if (was_killed && !(c->is_exclusive && agent.is_init)) supervisor_kill_strays();
+            if (was_killed && !c->is_tree_killed && !(c->is_exclusive && agent.is_init)) supervisor_kill_strays();
             if (c->state == STARTING) to_everybody(c, command_put_started);
             if (c->state < ENDING) command_main_ended(c, SIGKILL, usage);
             if (c->state == ENDING && !agent.is_init) finish(c);

@@ -31,6 +31,7 @@ struct command {
     uint32_t slot, generation;
     enum command_state state;
     bool is_exclusive, is_supervised, is_reaped, is_tree_gone;
+    bool is_tree_killed;           /* by us, before its supervisor: nothing of it came to us */
     bool is_lone;                  /* nothing ran when it began: what is below no supervisor is its own */
     pid_t pid, supervisor;
     pid_t roots[ROOTS_MAX];        /* of a restored command: our children of it that live */
@@ -75,6 +76,8 @@ bool supervisor_ask(struct command *command, enum supervisor_request request, in
 int supervisor_children(pid_t parent, pid_t *children);
 /* Signal a restored command, which has no supervisor: its roots and what is below them. */
 void supervisor_signal_roots(const struct command *command, int signal);
+/* Kill what is below a supervisor, which is killed next: else it would come to the agent, as nobody's. */
+void supervisor_kill_tree(pid_t supervisor);
 /* Signal a command that began alone: all that is below the agent but below no supervisor. */
 void supervisor_signal_lone(int signal);
 /* Kill what is below the agent but below no process it knows: the tree of a supervisor that was killed. */

@@ -96,6 +96,8 @@ static size_t kill_below(pid_t root, spare_predicate *is_spared) {
 
 static bool is_known(pid_t pid) { return command_owns(pid) || worker_is(pid); }
 
+void supervisor_kill_tree(pid_t supervisor) { kill_below(supervisor, NULL); }
+
 static bool is_others(pid_t pid) {
     for (int i = 0; i < COMMANDS_MAX; i++) {
         const struct command *c = agent.commands[i];

@@ -46,7 +46,7 @@ from faas.gateway.file_watch import FileWatch
 from faas.gateway.middleware import trace_id_of
 from faas.gateway.offsets import parse_offsets
 from faas.gateway.origins import check_origin
-from faas.ids import ExecutionId
+from faas.ids import ExecutionId, SandboxId
 from faas.lifecycle import InstanceState
 from faas.tenancy import Principal
 from faas.tenancy import Scope as KeyScope
@@ -213,7 +213,7 @@ class Session:
         """Follow what others begin there; return when the instance is no more."""
         async for event in subscription:
             if isinstance(event, ExecutionStarted) and event.tenant == self._principal.tenant.id:
-                self._follow_running()
+                self._follow_begun(event)
             elif (
                 isinstance(event, InstanceChanged)
                 and event.instance_id == self._place.instance_id
@@ -226,14 +226,26 @@ class Session:
                 return
 
     def _follow_running(self) -> None:
-        places = self._door.executor.places
-        try:
-            sandbox = places.sandbox(self._place, self._principal)
-        except FaasError:
+        sandbox_id = self._sandbox_id()
+        if sandbox_id is None:
             return
-        for execution_id in places.running_in(sandbox.id, self._principal):
-            if len(self._followed) < FOLLOWED_MAX or execution_id in self._followed:
-                self._follow(execution_id)
+        for execution_id in self._door.executor.places.running_in(sandbox_id, self._principal):
+            self._follow_one_more(execution_id)
+
+    def _follow_begun(self, event: ExecutionStarted) -> None:
+        """By its id: it may have ended by now."""
+        if event.sandbox_id == self._sandbox_id():
+            self._follow_one_more(event.execution_id)
+
+    def _sandbox_id(self) -> SandboxId | None:
+        try:
+            return self._door.executor.places.sandbox(self._place, self._principal).id
+        except FaasError:
+            return None
+
+    def _follow_one_more(self, execution_id: ExecutionId) -> None:
+        if len(self._followed) < FOLLOWED_MAX or execution_id in self._followed:
+            self._follow(execution_id)
 
     def _follow(self, execution_id: ExecutionId) -> asyncio.Task[None]:
         known = self._followed.get(execution_id)
