@@ -124,14 +124,17 @@ async def test_nonce_that_another_program_took_is_no_lost_result(operator, user,
     await _done(user, key, b"slow\n")
 
 
-async def test_reorg_under_a_sent_result_settles_it_again(operator, user, chain):
+@pytest.mark.parametrize("has_seen_it", [True, False])
+async def test_reorg_under_a_sent_result_settles_it_again(operator, user, chain, has_seen_it):
     """The node reorganises by itself: no event says so, and the block's number comes back."""
     await operator.start("--result-confirmations", "4")
     key = await user.echo("again")
     await user.over(key)
+    if has_seen_it:
+        await asyncio.sleep(2)  # two looks of the feed
     await user.node.request("anvil_reorg", 1, [])
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while "reorganised" not in operator.said():
+        while has_seen_it and "reorganised" not in operator.said():
             await asyncio.sleep(0.05)
     for _ in range(6):
         await user.node.request("evm_mine")
