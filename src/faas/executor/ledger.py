@@ -95,21 +95,21 @@ class Ledger:
         self._is_shared = False
         """Whether the last commit was of more than one: then many run, and nobody waits alone."""
         self._open = self._reader.execute(_SQL["count_live"]).fetchone()[0]
-        """Executions without an end. One alone commits at once: a round of the loop is a tenth of a
-        millisecond when all is cold."""
+        """Executions that were numbered and have no end. One alone commits at once: a round of the
+        loop is a tenth of a millisecond when all is cold."""
         self._is_frozen = False
         self._commits: set[asyncio.Future[None]] = set()
         self._seq: int = self._reader.execute(_SQL["last_seq"]).fetchone()[0]
         self.count, self.bytes = self._reader.execute(_SQL["totals"]).fetchone()
 
     def next_seq(self) -> int:
-        """Number the next execution."""
+        """Number the next execution, which will be begun and finished."""
+        self._open += 1
         self._seq += 1
         return self._seq
 
     def begin(self, entry: Beginning) -> asyncio.Future[None]:
         """Write the intent. The future is done when it is durable."""
-        self._open += 1
         rows = self._batch.rows
         rows["begin"].append(beginning_row(entry))
         if entry.is_detached and is_bulky(entry.spec):

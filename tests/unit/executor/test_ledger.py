@@ -165,7 +165,8 @@ async def test_a_place_is_remembered(ledger):
 async def test_a_write_that_fails_is_told_to_everybody_who_waits_for_it(ledger):
     entry = beginning(ledger)
     await ledger.begin(entry)
-    first, second = ledger.begin(entry), ledger.begin(beginning(ledger))
+    other = beginning(ledger)
+    first, second = ledger.begin(entry), ledger.begin(other)
     for waiter in (first, second):
         with pytest.raises(UnavailableError):
             await waiter
