@@ -42,11 +42,11 @@ _ONE_OF: dict[str, list[str]] = {
     "FileField": ["content", "content_base64"],
     "ForkRequest": ["command", "children"],
 }
-_AT_MOST_ONE: dict[str, list[str]] = {
-    "ExecuteRequest": ["payload", "payload_base64"],
-    "ForkRequest": ["payload", "payload_base64"],
-    "StdinRequest": ["data", "data_base64"],
-    "InstanceRequest": ["disk_mb", "disk_gb"],
+_AT_MOST_ONE: dict[str, list[list[str]]] = {
+    "ExecuteRequest": [["payload", "payload_base64"]],
+    "ForkRequest": [["payload", "payload_base64"]],
+    "StdinRequest": [["data", "data_base64"]],
+    "InstanceRequest": [["disk_mb", "disk_gb"], ["image", "snapshot_id"]],
 }
 
 
@@ -92,9 +92,9 @@ def _constrain(components: dict[str, Any], settings: GatewaySettings) -> None:
         components[name]["oneOf"] = [
             {"required": [field], "properties": {field: given}} for field in fields
         ]
-    for name, fields in _AT_MOST_ONE.items():
-        both = {"required": fields, "properties": dict.fromkeys(fields, given)}
-        components[name]["not"] = both
+    for name, pairs in _AT_MOST_ONE.items():
+        both = [{"required": two, "properties": dict.fromkeys(two, given)} for two in pairs]
+        components[name]["not"] = both[0] if len(both) == 1 else {"anyOf": both}
     request = components["ExecuteRequest"]
     request["not"] = {"anyOf": [request["not"], *_wrong_parents(), *_WRONG_MEMORY]}
     request["anyOf"] = _RUNS_OR_GOES_ON
