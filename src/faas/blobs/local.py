@@ -2,20 +2,31 @@
 
 A file under its final name is whole: it was synced before it was moved, and its folder after. What
 a dead process left half-written is named `.new-…` and goes at the next `open`.
+
+It has threads of its own: who waits for a blob may be a thread itself, and were they of one pool,
+as many that wait as there are threads would wait for ever.
 """
 
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from faas.blobs.digest import Digest, check, digest_of, parse_digest
 from faas.blobs.protocol import BlobStat
 from faas.errors import NotFoundError, StoreUnavailableError
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _FANOUT = 2
+_THREADS = 4
+"""Two packs of one writer, and readers beside it; a disk is not quicker for more."""
 
 
 class LocalBlobStore:
@@ -23,6 +34,7 @@ class LocalBlobStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._threads = ThreadPoolExecutor(_THREADS, "blobs")
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in root.glob("*/.new-*"):
             leftover.unlink(missing_ok=True)
@@ -32,13 +44,13 @@ class LocalBlobStore:
         return "local"
 
     async def put(self, data: bytes) -> Digest:
-        return await asyncio.to_thread(self._put, data)
+        return await self._off_loop(self._put, data)
 
     async def get(self, digest: Digest) -> bytes:
-        return await asyncio.to_thread(lambda: check(self._read(digest, 0, None), digest))
+        return await self._off_loop(lambda: check(self._read(digest, 0, None), digest))
 
     async def get_range(self, digest: Digest, *, offset: int, length: int) -> bytes:
-        return await asyncio.to_thread(self._read, digest, offset, length)
+        return await self._off_loop(self._read, digest, offset, length)
 
     async def stat(self, digest: Digest) -> BlobStat | None:
         try:
@@ -49,14 +61,19 @@ class LocalBlobStore:
 
     async def list(self) -> AsyncIterator[BlobStat]:
         for folder in sorted(self._root.iterdir()):
-            for stat in await asyncio.to_thread(_list_folder, folder):
+            for stat in await self._off_loop(_list_folder, folder):
                 yield stat
 
     async def delete(self, digest: Digest) -> None:
         self._path(digest).unlink(missing_ok=True)
 
     async def aclose(self) -> None:
-        """Nothing is held open."""
+        """Let its threads end."""
+        self._threads.shutdown(wait=False)
+
+    async def _off_loop(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(work, *args, **kwargs))
 
     def _path(self, digest: Digest) -> Path:
         digits = parse_digest(digest).removeprefix("sha256:")
@@ -79,7 +96,9 @@ class LocalBlobStore:
             if path.exists():
                 path.touch()  # a put renews what garbage collection looks at
                 return digest
-            path.parent.mkdir(exist_ok=True, mode=0o700)
+            if not path.parent.is_dir():
+                path.parent.mkdir(exist_ok=True, mode=0o700)
+                _sync_folder(self._root)
             staged = path.parent / f".new-{secrets.token_hex(8)}"
             try:
                 _write_synced(staged, data)

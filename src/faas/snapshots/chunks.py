@@ -1,12 +1,13 @@
 """Content as chunks in packs: each chunk is stored once, however many snapshots hold it.
 
-New chunks are compressed and gathered into packs of about 8 MiB; a pack is one blob. Which chunk
-lies where is known from the manifests; the SQLite index beside them is a cache of that, and is
-made anew from them when it is lost. All of this blocks, and runs in one worker thread.
+New chunks are gathered into packs (`packer`); a pack is one blob. Which chunk lies where is known
+from the manifests; the SQLite index beside them is a cache of that, and is made anew from them when
+it is lost. All of this blocks, and is called from any thread.
 """
 
 import hashlib
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +16,8 @@ import zstandard
 
 from faas.blobs.digest import Digest
 from faas.errors import DigestMismatchError
-from faas.snapshots.manifest import CHUNK_BYTES, Chunk
+from faas.snapshots.manifest import Chunk
 
-PACK_BYTES = 8 << 20
-"""Large enough that 5,000 small files are a handful of blobs, small enough to upload in one go."""
-_LEVEL = 1
-"""Measured: level 3 took 1.8 times as long for no smaller result on process memory."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS chunk (
   digest BLOB PRIMARY KEY, pack TEXT NOT NULL, offset INTEGER NOT NULL,
@@ -40,9 +37,10 @@ class Place(NamedTuple):
 
 
 class ChunkIndex:
-    """Which chunks are stored, and where."""
+    """Which chunks are stored, and where. One thread at a time has the database."""
 
     def __init__(self, path: Path | None = None) -> None:
+        self._turn = threading.Lock()
         self._db = sqlite3.connect(path or ":memory:", check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
@@ -50,14 +48,15 @@ class ChunkIndex:
 
     def find(self, digest: bytes) -> Place | None:
         """Where that chunk lies, if it is stored."""
-        row = self._db.execute(
-            "SELECT pack, offset, stored, raw FROM chunk WHERE digest = ?", (digest,)
-        ).fetchone()
+        with self._turn:
+            row = self._db.execute(
+                "SELECT pack, offset, stored, raw FROM chunk WHERE digest = ?", (digest,)
+            ).fetchone()
         return Place(*row) if row else None
 
     def add(self, places: dict[bytes, Place]) -> None:
         """Remember chunks that are stored now."""
-        with self._db:
+        with self._turn, self._db:
             self._db.executemany(
                 "INSERT OR IGNORE INTO chunk VALUES (?, ?, ?, ?, ?)",
                 [(digest, *place) for digest, place in places.items()],
@@ -65,83 +64,18 @@ class ChunkIndex:
 
     def forget_pack(self, pack: Digest) -> None:
         """Forget every chunk of a pack, before the pack itself goes."""
-        with self._db:
+        with self._turn, self._db:
             self._db.execute("DELETE FROM chunk WHERE pack = ?", (pack,))
 
     def is_empty(self) -> bool:
         """Whether nothing is known: made anew then."""
-        return self._db.execute("SELECT 1 FROM chunk LIMIT 1").fetchone() is None
+        with self._turn:
+            return self._db.execute("SELECT 1 FROM chunk LIMIT 1").fetchone() is None
 
     def close(self) -> None:
         """Close the database."""
-        self._db.close()
-
-
-class Packer:
-    """Turns content into chunks, storing what is new through `put` (which blocks)."""
-
-    def __init__(self, index: ChunkIndex, put: Callable[[bytes], Digest]) -> None:
-        self._index = index
-        self._put = put
-        self._compress = zstandard.ZstdCompressor(level=_LEVEL)
-        self._packs: dict[Digest | None, int] = {}
-        self._names: list[Digest | None] = []
-        self._open = bytearray()
-        self._open_number = -1
-        self._new: dict[bytes, tuple[int, int, int]] = {}
-        self._found: dict[bytes, Chunk] = {}
-        self.stored_bytes = 0
-
-    def add(self, read: Callable[[int], bytes]) -> tuple[int, tuple[Chunk, ...]]:
-        """Read to the end; return the size and the chunks."""
-        chunks: list[Chunk] = []
-        size = 0
-        while data := read(CHUNK_BYTES):
-            size += len(data)
-            chunks.append(self._chunk(data))
-        return size, tuple(chunks)
-
-    def finish(self) -> tuple[Digest, ...]:
-        """Store what is still open and return the packs that the chunks' numbers mean."""
-        self._flush()
-        return tuple(name for name in self._names if name is not None)
-
-    def _chunk(self, data: bytes) -> Chunk:
-        digest = hashlib.sha256(data).digest()
-        known = self._found.get(digest)
-        if known is None:
-            place = self._index.find(digest)
-            known = self._reuse(digest, place) if place else self._store(digest, data)
-            self._found[digest] = known
-        return known
-
-    def _reuse(self, digest: bytes, place: Place) -> Chunk:
-        number = self._packs.get(place.pack)
-        if number is None:
-            number = self._packs[place.pack] = len(self._names)
-            self._names.append(place.pack)
-        return Chunk(digest, number, place.offset, place.stored_bytes, place.raw_bytes)
-
-    def _store(self, digest: bytes, data: bytes) -> Chunk:
-        stored = self._compress.compress(data)
-        if self._open_number < 0:
-            self._open_number = len(self._names)
-            self._names.append(None)
-        chunk = Chunk(digest, self._open_number, len(self._open), len(stored), len(data))
-        self._new[digest] = (chunk.offset, chunk.stored_bytes, chunk.raw_bytes)
-        self._open += stored
-        self.stored_bytes += len(stored)
-        if len(self._open) >= PACK_BYTES:
-            self._flush()
-        return chunk
-
-    def _flush(self) -> None:
-        if self._open_number < 0:
-            return
-        name = self._put(bytes(self._open))
-        self._names[self._open_number] = name
-        self._index.add({digest: Place(name, *place) for digest, place in self._new.items()})
-        self._open, self._new, self._open_number = bytearray(), {}, -1
+        with self._turn:
+            self._db.close()
 
 
 class Unpacker:

@@ -21,8 +21,9 @@ from faas.blobs.digest import Digest, check
 from faas.errors import DataLossError, DigestMismatchError, InvalidArgumentError, ManifestError
 from faas.ids import TenantId, new_snapshot_id
 from faas.snapshots import manifest as manifests
-from faas.snapshots.chunks import PACK_BYTES, unpacked
+from faas.snapshots.chunks import unpacked
 from faas.snapshots.manifest import Chunk, Manifest
+from faas.snapshots.packer import PACK_BYTES
 from faas.snapshots.records import FORKED, SnapshotRecord
 from faas.snapshots.store import SnapshotStore
 

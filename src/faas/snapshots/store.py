@@ -9,6 +9,7 @@ same snapshots. A snapshot is never changed; removing one is refused while a chi
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -32,9 +33,11 @@ from faas.errors import (
 from faas.ids import SnapshotId, TenantId, new_snapshot_id
 from faas.snapshots import manifest as manifests
 from faas.snapshots.changes import Change, Merged, MergeStrategy, as_tree, diff, merge
-from faas.snapshots.chunks import ChunkIndex, Packer, Place, Unpacker
+from faas.snapshots.chunks import ChunkIndex, Place, Unpacker
+from faas.snapshots.gate import Gate
 from faas.snapshots.listed import Listed
 from faas.snapshots.manifest import Entry, Manifest
+from faas.snapshots.packer import Packer
 from faas.snapshots.packs import PackNumbers, Trees, only_used, stack
 from faas.snapshots.records import SnapshotInfo, SnapshotRecord
 from faas.snapshots.tree import (
@@ -62,6 +65,9 @@ Settle = Callable[[Mapping[str, Entry]], dict[str, Entry]]
 
 Judge = Callable[[Mapping[str, Entry]], tuple[str, ...]]
 
+WORKERS = 2
+"""Hash and compress for all writers; the rest of the machine is for what runs in sandboxes."""
+
 _MANIFESTS_MAX = 16
 _MANIFEST_ENTRIES_MAX = 200_000
 """Of manifests kept in memory, all together: some 100 MB at the most."""
@@ -77,7 +83,8 @@ class SnapshotStore:
         self._refs = refs
         self._clock = clock
         self._index = ChunkIndex(index)
-        self._writing = asyncio.Lock()
+        self._gate = Gate()
+        self._workers = ThreadPoolExecutor(WORKERS, "snapshot-packing")
         self._records: dict[SnapshotId, SnapshotRecord] = {}
         self._held: Counter[Digest] = Counter()
         self._coming: Counter[Digest] = Counter()
@@ -123,13 +130,16 @@ class SnapshotStore:
         """
         loop = asyncio.get_running_loop()
 
-        def put(data: bytes) -> Digest:
-            return asyncio.run_coroutine_threadsafe(self._blobs.put(data), loop).result()
+        def put(data: bytes) -> Future[Digest]:
+            return asyncio.run_coroutine_threadsafe(self._blobs.put(data), loop)
 
         def pack() -> tuple[Trees, tuple[Digest, ...], int]:
-            packer = Packer(self._index, put)
-            trees = {name: _read(source, packer, shift) for name, source in sources.items()}
-            packs = packer.finish()
+            packer = Packer(self._index, put, self._workers)
+            try:
+                trees = {name: _read(source, packer, shift) for name, source in sources.items()}
+                packs = packer.finish()
+            finally:
+                packer.give_up()
             if over is not None:
                 trees, packs = stack(over, trees, packs)
             if settle is not None:
@@ -137,7 +147,7 @@ class SnapshotStore:
                 trees["files"] = tuple(settled[path] for path in sorted(settled))
             return *only_used(trees, packs), packer.stored_bytes
 
-        async with self._writing:
+        async with self._gate.writing():
             trees, packs, stored = await asyncio.to_thread(pack)
             if await self._forget_lost(packs):
                 _rewind(sources)
@@ -281,7 +291,7 @@ class SnapshotStore:
             description=description, tags=(), source="", created_at=self._clock.now(),
             stored_bytes=0, expires_at=None,
         )  # fmt: skip
-        async with self.held(parent.id), self._writing:
+        async with self.held(parent.id), self._gate.writing():
             await self._write_record(child)
         return child
 
@@ -364,7 +374,7 @@ class SnapshotStore:
             name=name, parent=base_id,
         )  # fmt: skip
         sections, named = only_used({"files": tuple(merged.tree.values())}, packs.names())
-        async with self._writing:
+        async with self._gate.writing():
             return await self._name(info, sections, named, snapshot_id=snapshot_id), merged
 
     @asynccontextmanager
@@ -388,7 +398,7 @@ class SnapshotStore:
 
     async def collect_garbage(self, *, grace: timedelta = GRACE) -> int:
         """Delete blobs that no manifest names and no commit may be about to name; count them."""
-        async with self._writing:
+        async with self._gate.alone():
             live: set[Digest] = set(self._coming)
             for record in await self._all_records():
                 live.add(record.manifest)
@@ -429,6 +439,7 @@ class SnapshotStore:
 
     async def aclose(self) -> None:
         """Close what is open."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
         self._index.close()
         await self._blobs.aclose()
 
@@ -454,7 +465,7 @@ class SnapshotStore:
         taken: Counter[Digest] = Counter()
 
         async def keep(pack: bytes) -> Digest:
-            async with self._writing:  # a collection that looked already would not know of it
+            async with self._gate.writing():  # a collection that looked already would not know of it
                 digest = await self._blobs.put(pack)
                 taken[digest] += 1
                 self._coming[digest] += 1
@@ -469,7 +480,7 @@ class SnapshotStore:
         self, record: SnapshotRecord, data: bytes, manifest: Manifest
     ) -> SnapshotRecord:
         """Name a snapshot whose packs were kept by `receiving`, and whose chunks were checked."""
-        async with self._writing:
+        async with self._gate.writing():
             digest = await self._blobs.put(data)
             kept = msgspec.structs.replace(record, manifest=digest, parent=None)
             self._learn(manifest)

@@ -152,7 +152,7 @@ def from_tar(source: IO[bytes], packer: Packing) -> tuple[Entry, ...]:
     """
     entries: dict[str, Entry] = {}
     try:
-        with tarfile.open(fileobj=source, mode="r|") as archive:
+        with tarfile.open(fileobj=source, mode="r:") as archive:
             for member in archive:
                 if len(entries) >= ENTRIES_MAX:
                     raise TooLargeError(f"a snapshot holds at most {ENTRIES_MAX} entries")
@@ -206,7 +206,7 @@ def from_tars(source: Tars, packer: Packing) -> tuple[Entry, ...]:
     entries: dict[str, Entry] = {}
     for place, part in source.parts:
         try:
-            with tarfile.open(fileobj=part, mode="r|") as archive:
+            with tarfile.open(fileobj=part, mode="r:") as archive:
                 for member in archive:
                     if len(entries) >= ENTRIES_MAX:
                         raise TooLargeError(f"a snapshot holds at most {ENTRIES_MAX} entries")

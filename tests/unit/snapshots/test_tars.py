@@ -2,13 +2,15 @@
 
 import io
 import tarfile
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 from faas.errors import InvalidArgumentError
 from faas.snapshots import Tars
-from faas.snapshots.chunks import ChunkIndex, Packer
+from faas.snapshots.chunks import ChunkIndex
 from faas.snapshots.manifest import Entry, EntryKind
+from faas.snapshots.packer import Packer
 from faas.snapshots.tree import GONE, from_tars
 
 
@@ -31,8 +33,9 @@ def member(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
 
 
 def read(*parts: tuple[str, io.BytesIO]) -> dict[str, Entry]:
-    packer = Packer(ChunkIndex(None), lambda _: "sha256:" + "0" * 64)
-    return {entry.path: entry for entry in from_tars(Tars(parts), packer)}
+    with ThreadPoolExecutor(1) as workers:
+        packer = Packer(ChunkIndex(None), lambda _: Future(), workers)
+        return {entry.path: entry for entry in from_tars(Tars(parts), packer)}
 
 
 def test_each_lies_in_its_place() -> None:
