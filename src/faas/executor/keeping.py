@@ -22,6 +22,7 @@ from faas.clock import within
 from faas.errors import ConflictError, FaasError, SnapshotNotFoundError, UnsupportedError
 from faas.executor import pieces as piecemeal
 from faas.executor.files_state import capture, may_lie_outside, restore, restore_places
+from faas.executor.head_start import HeadStart
 from faas.executor.layers import ReadyLayers, Wanted, layering
 from faas.executor.pieces import KeptPieces, Pieces
 from faas.executor.written import folder_of, settled_by
@@ -29,17 +30,17 @@ from faas.ids import SnapshotId, new_snapshot_id
 from faas.sandbox.capabilities import Capability, Confining
 from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.layers import LayerStack, Written
-from faas.sandbox.protocols import RootFilesystem, Sandbox
+from faas.sandbox.protocols import RootFilesystem, Runtime, Sandbox
 from faas.sandbox.registry import Registry
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore, Tars
 from faas.snapshots.manifest import Entry, EntryKind, Manifest
+from faas.snapshots.packer import Pace, in_haste
 
 _log = logging.getLogger(__name__)
 
 HEAD_START_SECONDS = 0.03
 """Children begin first: hashing beside it doubled the time of making their sandbox. Longer would
 only lose more of them when the gateway dies."""
-_PIECES = "pieces-"
 _CHILDREN_FIRST_SECONDS = 1.0
 """How long a snapshot waits for the first child; most are given theirs in a tenth of that."""
 TARS_MAX = 4
@@ -84,15 +85,16 @@ class Keeping:
         self._snapshots = snapshots
         self._registry = registry
         self._tars = _Tars(directory, snapshots)
-        self._pieces = KeptPieces()
+        self._pieces = KeptPieces(spawn)
         self._promises: dict[str, Promise] = {}
         self._spawn = spawn
+        self._head_start = HeadStart()
         self.layers = layers
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in directory.iterdir():
             if leftover.is_file():
                 leftover.unlink()
-            elif leftover.name.startswith(_PIECES):
+            elif leftover.name.startswith(piecemeal.PREFIX):
                 shutil.rmtree(leftover, ignore_errors=True)
 
     async def keep_last(self, sandbox: Sandbox, subject: Subject) -> SnapshotRecord:
@@ -145,6 +147,12 @@ class Keeping:
         places = self._places(sandbox.runtime, subject.root)
         if places is not None:
             return await self._promise_pieces(sandbox, subject, places)
+        with self._head_start.taken():
+            return await self._promise_layer(runtime, sandbox, subject)
+
+    async def _promise_layer(
+        self, runtime: Runtime, sandbox: GuardedSandbox, subject: Subject
+    ) -> Promise | None:
         async with AsyncExitStack() as held:
             base = sandbox.base
             stack = await held.enter_async_context(self.layers.holding(runtime, base))
@@ -178,7 +186,8 @@ class Keeping:
                 async with self._snapshots.held(written.base) as below:
                     if below is None and written.base is not None:
                         raise SnapshotNotFoundError(f"{written.base} is gone")
-                    await self._commit(written, subject, below)
+                    pace = self._head_start.pace_of(is_wanted.is_set)
+                    await self._commit(written, subject, below, pace=pace)
             except (FaasError, OSError):
                 self.layers.forget(made)
                 _log.exception("files could not be kept", extra={"snapshot_id": made})
@@ -241,6 +250,7 @@ class Keeping:
         if self._pieces.has(wanted.snapshot_id):  # no layer stands for it until it is written
             await self.settle(wanted.snapshot_id)
         async with AsyncExitStack() as holding:
+            holding.enter_context(self._head_start.taken())
             if wanted.is_alone and self.layers.is_ready(wanted):
                 # The store would bring its memory in first, which is not needed for this.
                 digest = (await self._snapshots.get(wanted.snapshot_id)).image_digest
@@ -283,7 +293,12 @@ class Keeping:
             return True
 
     async def _commit(
-        self, written: Written, subject: Subject, below: Manifest | None
+        self,
+        written: Written,
+        subject: Subject,
+        below: Manifest | None,
+        *,
+        pace: Pace = in_haste,
     ) -> SnapshotRecord:
         return await self._snapshots.commit(
             subject.info,
@@ -293,6 +308,7 @@ class Keeping:
             judge=partial(self._able, subject.root),
             snapshot_id=subject.snapshot_id,
             alias=subject.alias,
+            pace=pace,
         )
 
     def _places(self, runtime: str, root: RootFilesystem) -> tuple[str, ...] | None:
@@ -332,7 +348,9 @@ class Keeping:
     async def _take_pieces(
         self, sandbox: Sandbox, places: tuple[str, ...], made: SnapshotId
     ) -> Pieces:
-        pieces = await piecemeal.take(sandbox, places, self._directory / f"{_PIECES}{made}")
+        pieces = await piecemeal.take(
+            sandbox, places, self._directory / f"{piecemeal.PREFIX}{made}"
+        )
         self._pieces.keep(made, pieces)
         return pieces
 

@@ -7,9 +7,10 @@ hostile, whoever packed it. The last few stay for the next child; the snapshot s
 """
 
 import asyncio
+import secrets
 import shutil
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from faas.sandbox.protocols import Sandbox
 from faas.snapshots import Tars
 from faas.snapshots.tree import clean_path
 
+PREFIX = "pieces-"
+"""Of their folders: what a dead gateway left is found by it."""
 KEPT_MAX = 4
 """Of whole states; ten forks of one parent are given the same."""
 _EMPTY_BYTES = 1024
@@ -81,7 +84,7 @@ async def take(sandbox: Sandbox, places: tuple[str, ...], folder: Path) -> Piece
                 await save_archive(sandbox, place, tar)
                 tars.append((place, tar))
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        await asyncio.to_thread(_remove, folder)
         raise
     return Pieces(sandbox.runtime, sandbox.image_digest, folder, tuple(tars))
 
@@ -89,7 +92,8 @@ async def take(sandbox: Sandbox, places: tuple[str, ...], folder: Path) -> Piece
 class KeptPieces:
     """The last few, by the snapshot that says the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, spawn: Callable[[Coroutine[object, object, None]], object]) -> None:
+        self._spawn = spawn
         self._kept: OrderedDict[str, Pieces] = OrderedDict()
 
     def keep(self, snapshot_id: SnapshotId, pieces: Pieces) -> None:
@@ -116,9 +120,17 @@ class KeptPieces:
         """Take them away; what is lent stays open with whoever unpacks it."""
         pieces = self._kept.pop(snapshot_id, None)
         if pieces is not None:
-            shutil.rmtree(pieces.folder, ignore_errors=True)
+            # Its name is free at once; removing gigabytes takes a while.
+            gone = pieces.folder.with_name(f"{PREFIX}gone-{secrets.token_hex(8)}")
+            with suppress(FileNotFoundError):
+                pieces.folder.rename(gone)
+                self._spawn(asyncio.to_thread(_remove, gone))
 
     def _trim(self) -> None:
         spare = [name for name, pieces in self._kept.items() if not pieces.users]
         for name in spare[: max(0, len(self._kept) - KEPT_MAX)]:
             self.forget(name)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

@@ -33,6 +33,16 @@ _STORING_MAX = 2
 """Packs on their way at once: one is hashed while the disk syncs the other."""
 
 
+Pace = Callable[[], bool]
+"""Asked before each half MiB, in the thread that packs, which it may hold up for a moment. False:
+nobody waits for the snapshot, so take one thread only."""
+
+
+def in_haste() -> bool:
+    """Somebody waits for it."""
+    return True
+
+
 class _Read(NamedTuple):
     """One chunk that was read: where it is stored already, or its compressed bytes."""
 
@@ -57,16 +67,25 @@ class Packer:
         index: what is stored already; told of what is new.
         put: begins to store a pack.
         workers: hash and compress. They must not wait for anything themselves.
+        pace: asked before each piece of work.
     """
 
     def __init__(
-        self, index: ChunkIndex, put: Callable[[bytes], Future[Digest]], workers: Executor
+        self,
+        index: ChunkIndex,
+        put: Callable[[bytes], Future[Digest]],
+        workers: Executor,
+        *,
+        pace: Pace = in_haste,
     ) -> None:
+        self._pace = pace
+        self._haste = False
+        self._since_asked = 0
         self._index = index
         self._put = put
         self._workers = workers
         self._idle: list[zstandard.ZstdCompressor] = []
-        """Each serves one thread at a time, and costs more to make than a small file to compress."""
+        """For one thread at a time; making one costs more than compressing a small file."""
         self._packs: dict[Digest, int] = {}
         self._names: list[Digest | None] = []
         self._open: list[bytes] = []
@@ -81,13 +100,17 @@ class Packer:
         """Read to the end; return the size and the chunks."""
         batch, is_end = _next_batch(read)
         if is_end:  # as most files are: not worth a thread
+            self._is_hasty(len(batch))
             return sum(map(len, batch)), tuple(map(self._chunk, self._prepare(batch)))
         chunks: list[Chunk] = []
         size = 0
         ahead: deque[Future[list[_Read]]] = deque()
         while batch:
             size += sum(map(len, batch))
-            ahead.append(self._workers.submit(self._prepare, batch))
+            if self._is_hasty(len(batch)):
+                ahead.append(self._workers.submit(self._prepare, batch))
+            else:
+                ahead.append(_done(self._prepare(batch)))
             if len(ahead) >= _BATCHES_MAX:
                 chunks += map(self._chunk, ahead.popleft().result())
             batch, is_end = ([], True) if is_end else _next_batch(read)
@@ -105,6 +128,14 @@ class Packer:
     def give_up(self) -> None:
         """Wait for what is on its way; nothing is named. Harmless after `finish`."""
         wait([storing.name for storing in self._storing])
+
+    def _is_hasty(self, chunks: int) -> bool:
+        """Ask the pace, but not for each small file."""
+        self._since_asked += chunks
+        if self._since_asked >= _BATCH_CHUNKS:
+            self._since_asked = 0
+            self._haste = self._pace()
+        return self._haste
 
     def _prepare(self, batch: Iterable[bytes]) -> list[_Read]:
         """Hash, and compress what is new; in any thread."""
@@ -170,6 +201,12 @@ class Packer:
         self._storing.popleft()
         self._names[pack.number] = name
         self._index.add({digest: Place(name, *place) for digest, place in pack.places.items()})
+
+
+def _done(prepared: list[_Read]) -> Future[list[_Read]]:
+    done: Future[list[_Read]] = Future()
+    done.set_result(prepared)
+    return done
 
 
 def _next_batch(read: Callable[[int], bytes]) -> tuple[list[bytes], bool]:

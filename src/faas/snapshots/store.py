@@ -37,7 +37,7 @@ from faas.snapshots.chunks import ChunkIndex, Place, Unpacker
 from faas.snapshots.gate import Gate
 from faas.snapshots.listed import Listed
 from faas.snapshots.manifest import Entry, Manifest
-from faas.snapshots.packer import Packer
+from faas.snapshots.packer import Pace, Packer, in_haste
 from faas.snapshots.packs import PackNumbers, Trees, only_used, stack
 from faas.snapshots.records import SnapshotInfo, SnapshotRecord
 from faas.snapshots.tree import (
@@ -115,6 +115,7 @@ class SnapshotStore:
         judge: Judge | None = None,
         snapshot_id: SnapshotId | None = None,
         alias: str | None = None,
+        pace: Pace = in_haste,
     ) -> SnapshotRecord:
         """Keep these trees under a new name.
 
@@ -127,6 +128,7 @@ class SnapshotStore:
             judge: says of the `files` section which runtimes can restore it.
             snapshot_id: its id, minted here when not given.
             alias: another name that finds it, such as the execution's id.
+            pace: whether somebody waits for it, asked again and again.
         """
         loop = asyncio.get_running_loop()
 
@@ -134,7 +136,7 @@ class SnapshotStore:
             return asyncio.run_coroutine_threadsafe(self._blobs.put(data), loop)
 
         def pack() -> tuple[Trees, tuple[Digest, ...], int]:
-            packer = Packer(self._index, put, self._workers)
+            packer = Packer(self._index, put, self._workers, pace=pace)
             try:
                 trees = {name: _read(source, packer, shift) for name, source in sources.items()}
                 packs = packer.finish()
@@ -465,7 +467,9 @@ class SnapshotStore:
         taken: Counter[Digest] = Counter()
 
         async def keep(pack: bytes) -> Digest:
-            async with self._gate.writing():  # a collection that looked already would not know of it
+            async with (
+                self._gate.writing()
+            ):  # a collection that looked already would not know of it
                 digest = await self._blobs.put(pack)
                 taken[digest] += 1
                 self._coming[digest] += 1
