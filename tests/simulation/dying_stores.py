@@ -1,5 +1,6 @@
 """Stores in memory that outlive the process that uses them, and die between any two steps."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -57,6 +58,7 @@ class DyingBlobs:
         return "memory"
 
     async def put(self, data: bytes) -> Digest:
+        await asyncio.sleep(0)  # whatever else goes on has its turn
         self._fate.before()
         digest = digest_of(data)
         self.kept[digest] = bytes(data)
@@ -64,6 +66,7 @@ class DyingBlobs:
         return digest
 
     async def get(self, digest: Digest) -> bytes:
+        await asyncio.sleep(0)  # whatever else goes on has its turn
         self._fate.before()
         if digest not in self.kept:
             raise NotFoundError(f"no blob {digest}")
@@ -73,16 +76,19 @@ class DyingBlobs:
         return (await self.get(digest))[offset : offset + length]
 
     async def stat(self, digest: Digest) -> BlobStat | None:
+        await asyncio.sleep(0)  # whatever else goes on has its turn
         self._fate.before()
         data = self.kept.get(digest)
         return None if data is None else BlobStat(digest, len(data), LONG_AGO)
 
     async def list(self) -> AsyncIterator[BlobStat]:
+        await asyncio.sleep(0)  # whatever else goes on has its turn
         self._fate.before()
         for digest in sorted(self.kept):
             yield BlobStat(digest, len(self.kept[digest]), LONG_AGO)
 
     async def delete(self, digest: Digest) -> None:
+        await asyncio.sleep(0)  # whatever else goes on has its turn
         self._fate.before()
         self.kept.pop(digest, None)
         self._fate.after()
@@ -99,21 +105,25 @@ class DyingRefs:
         self._fate = fate
 
     async def put(self, name: str, record: bytes) -> None:
+        await asyncio.sleep(0)  # whatever else goes on has its turn
         self._fate.before()
         self.kept[check_name(name)] = record
         self._fate.after()
 
     async def get(self, name: str) -> bytes:
+        await asyncio.sleep(0)  # whatever else goes on has its turn
         self._fate.before()
         if name not in self.kept:
             raise NotFoundError(f"no record {name}")
         return self.kept[name]
 
     async def list(self, kind: str) -> list[str]:
+        await asyncio.sleep(0)  # whatever else goes on has its turn
         self._fate.before()
         return sorted(name for name in self.kept if name.startswith(f"{kind}/"))
 
     async def delete(self, name: str) -> None:
+        await asyncio.sleep(0)  # whatever else goes on has its turn
         self._fate.before()
         self.kept.pop(name, None)
         self._fate.after()

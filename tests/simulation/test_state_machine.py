@@ -1,4 +1,5 @@
-"""kill -9 between any two steps of checkpoint, restore, fork, merge, upload, delete and collection.
+"""kill -9 between any two steps of checkpoint, restore, fork, merge, upload, delete and collection,
+one after the other and at once.
 
 A thousand seeds: `FAAS_STATE_SEEDS` says how many, `FAAS_STATE_SEED` where they begin.
 """
@@ -105,6 +106,25 @@ class World:
         if alias is not None:
             self.aliases[alias] = record.id
 
+    async def together(self) -> None:
+        """Two snapshots are written at once and share chunks, while others come and go."""
+        shared = {f"s{n}": self.dice.randbytes(90_000) for n in range(2)}
+
+        async def commit() -> None:
+            parent = self.some() if self.dice.random() < 0.7 else None
+            files = self.changed((self.told.get(parent, {}) if parent else {}) | shared)
+            info = SnapshotInfo(tenant=TENANT, image_digest="host", parent=parent)
+            record = await self.store.commit(info, {"files": tar_of(files)})
+            self.told[record.id] = files
+            self.parents[record.id] = parent
+
+        other = self.dice.choice([self.remove, self.collect, self.restore, self.carry])
+        ended = await asyncio.gather(commit(), commit(), other(), return_exceptions=True)
+        failures = [x for x in ended if isinstance(x, BaseException)]
+        # Who is killed last may have failed before by what the first one left half-done.
+        for failure in sorted(failures, key=lambda x: not isinstance(x, KilledError)):
+            raise failure
+
     async def merge(self) -> None:
         if len(self.told) < 2:
             return
@@ -198,7 +218,7 @@ async def live(seed: int) -> None:
             try:
                 while True:
                     await dice.choice(
-                        [world.commit, world.commit, world.commit, world.restore, world.merge,
+                        [world.commit, world.commit, world.together, world.restore, world.merge,
                          world.carry, world.remove, world.collect]
                     )()  # fmt: skip
                     if dice.random() < 0.02:

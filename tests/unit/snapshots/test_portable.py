@@ -21,8 +21,8 @@ from faas.errors import DataLossError, InvalidArgumentError, SnapshotNotFoundErr
 from faas.ids import SnapshotId, TenantId
 from faas.snapshots import FORKED, SnapshotInfo, SnapshotStore, exported, import_snapshot
 from faas.snapshots import manifest as manifests
-from faas.snapshots.packer import PACK_BYTES
 from faas.snapshots.manifest import Chunk, Entry, EntryKind, Manifest
+from faas.snapshots.packer import PACK_BYTES
 
 TENANT = TenantId("t")
 INFO = SnapshotInfo(tenant=TENANT, image_digest="host")
