@@ -10,11 +10,9 @@ An instance that sleeps (stopped or paused because nobody used it) is woken by i
 counts as use is in `idleness`, what leads into an instance from outside in `instance_ports`.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import msgspec
 
@@ -22,7 +20,6 @@ from faas.clock import Clock
 from faas.errors import (
     FaasError,
     InstanceNotFoundError,
-    QuotaExceededError,
     WrongStateError,
 )
 from faas.events import EventBus
@@ -30,15 +27,16 @@ from faas.executor.background import Background
 from faas.executor.disposal import Disposal
 from faas.executor.housing import Housing
 from faas.executor.idleness import Idleness
-from faas.executor.images import ImageAsk, ImageResolver, order_of
-from faas.executor.instance_life import ID_PREFIX, Commands, Life, check_name, not_running
+from faas.executor.images import ImageAsk, ImageResolver
+from faas.executor.instance_creation import Creation
+from faas.executor.instance_life import Commands, Life, not_running
+from faas.executor.instance_lives import Lives
 from faas.executor.instance_ports import Ports
 from faas.executor.instance_records import (
     IdleAction,
     InstanceLedger,
     InstanceRecord,
     InstanceSpec,
-    Intent,
 )
 from faas.executor.instance_recovery import InstanceRecovery
 from faas.executor.instance_steps import Steps
@@ -47,19 +45,15 @@ from faas.executor.keeping import Keeping
 from faas.executor.memory_shelf import MemoryShelf
 from faas.executor.port_tokens import PortUrls
 from faas.executor.settings import ExecutorSettings
-from faas.ids import InstanceId, SandboxId, SnapshotId, new_instance_id, new_sandbox_id
+from faas.ids import InstanceId, SandboxId, SnapshotId
 from faas.ids import new_snapshot_id as mint_snapshot_id
-from faas.images import ImageProvider
 from faas.lifecycle import InstanceState, advance
 from faas.model import ExecutionSpec
 from faas.sandbox.capabilities import Capability
 from faas.sandbox.guarded import GuardedSandbox
-from faas.sandbox.protocols import RootFilesystem
 from faas.sandbox.registry import Registry
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
-from faas.tenancy import Principal, Tenant
-
-_AWAKE = (InstanceState.RUNNING, InstanceState.PAUSED)
+from faas.tenancy import Principal
 
 _log = logging.getLogger(__name__)
 
@@ -83,11 +77,9 @@ class Instances:
         commands: Commands,
         shelf: MemoryShelf | None = None,
     ) -> None:
-        self._settings = settings
-        self._lives: dict[InstanceId, Life] = {}
+        self._lives = Lives()
         self._ledger = ledger
         self._registry = registry
-        self._images = images
         self._housing = Housing(
             settings,
             registry=registry,
@@ -118,7 +110,16 @@ class Instances:
         """What leads into them from outside."""
         self.terms = Terms(self, registry=registry, clock=clock)
         """What they may use, and how long."""
-        self._arrivals: dict[str, asyncio.Lock] = {}
+        self._creation = Creation(
+            self._lives,
+            settings,
+            ledger=ledger,
+            registry=registry,
+            images=images,
+            housing=self._housing,
+            steps=self._steps,
+            clock=clock,
+        )
 
     async def create(
         self,
@@ -134,38 +135,7 @@ class Instances:
             AlreadyExistsError: the tenant has an instance of that name.
             QuotaExceededError: there are too many.
         """
-        tenant = principal.tenant
-        if spec.name is not None:
-            check_name(spec.name)
-        spec = await self._with_snapshot(spec, principal)
-        self._check_room(tenant)
-        root = await self._image(spec, tenant, ask or ImageAsk())
-        runtime = self._registry.pick(_as_execution(spec), root)
-        self._check_room(tenant)
-        now = self._clock.now()
-        record = InstanceRecord(
-            id=instance_id or new_instance_id(),
-            tenant=tenant.id,
-            state=InstanceState.CREATING,
-            spec=spec,
-            created_at=now,
-            changed_at=now,
-            intent=Intent.CREATE,
-            runtime=runtime.name,
-            image_digest=root.digest,
-            sandbox_id=new_sandbox_id(),
-        )
-        self._ledger.put(record)
-        life = self._lives[record.id] = Life(record, tenant, self._clock.monotonic_ns())
-        async with life.turn:
-            try:
-                sandbox = await self._housing.make(record, root, spec.snapshot_id)
-            except BaseException:
-                del self._lives[record.id]
-                self._ledger.forget(record.id)
-                raise
-            self._steps.runs(life, sandbox)
-        return life.record
+        return await self._creation.create(spec, principal, instance_id=instance_id, ask=ask)
 
     def get(self, reference: str, principal: Principal) -> InstanceRecord:
         """Return an instance by its id or its name.
@@ -173,7 +143,7 @@ class Instances:
         Raises:
             InstanceNotFoundError: there is none, or it is another tenant's.
         """
-        return self._life(reference, principal.tenant).record
+        return self._lives.of(reference, principal.tenant).record
 
     def list(self, principal: Principal) -> list[InstanceRecord]:
         """Return the tenant's instances, newest first."""
@@ -182,7 +152,7 @@ class Instances:
 
     async def start(self, reference: str, principal: Principal) -> InstanceRecord:
         """Restore a stopped instance into a new sandbox. Harmless when it runs."""
-        life = self._life(reference, principal.tenant)
+        life = self._lives.of(reference, principal.tenant)
         async with life.turn:
             if life.record.state is not InstanceState.RUNNING:
                 advance(life.record.state, InstanceState.RUNNING)
@@ -191,7 +161,7 @@ class Instances:
 
     async def stop(self, reference: str, principal: Principal) -> InstanceRecord:
         """End its commands, keep its files as a snapshot, give back all it held."""
-        life = self._life(reference, principal.tenant)
+        life = self._lives.of(reference, principal.tenant)
         async with life.turn:
             if life.record.state is not InstanceState.STOPPED:
                 await self._steps.stop(life, is_asleep=False)
@@ -199,7 +169,7 @@ class Instances:
 
     async def pause(self, reference: str, principal: Principal) -> InstanceRecord:
         """Freeze everything in it, memory and all. Harmless when it is paused."""
-        life = self._life(reference, principal.tenant)
+        life = self._lives.of(reference, principal.tenant)
         async with life.turn:
             if life.record.state is not InstanceState.PAUSED:
                 await self._steps.pause(life, is_asleep=False)
@@ -213,7 +183,7 @@ class Instances:
             WrongStateError: somebody is connected to it, or a command just begins.
             UnsupportedError: it was not made with memory, or cannot be kept; it runs on.
         """
-        life = self._life(reference, principal.tenant)
+        life = self._lives.of(reference, principal.tenant)
         async with life.turn:
             if not life.record.is_on_disk:
                 await self._steps.pause_to_disk(life, is_asleep=False)
@@ -221,7 +191,7 @@ class Instances:
 
     async def resume(self, reference: str, principal: Principal) -> InstanceRecord:
         """Let a paused instance go on. Harmless when it runs."""
-        life = self._life(reference, principal.tenant)
+        life = self._lives.of(reference, principal.tenant)
         async with life.turn:
             if life.record.state is InstanceState.STOPPED:
                 raise WrongStateError("the instance is stopped", hint="start it instead")
@@ -237,9 +207,9 @@ class Instances:
         Raises:
             SandboxBrokenError: it has failed, and can only be deleted.
         """
-        life = self._life(reference, principal.tenant)
+        life = self._lives.of(reference, principal.tenant)
         async with life.turn:
-            self._life(life.record.id, principal.tenant)
+            self._lives.of(life.record.id, principal.tenant)
             if life.record.state is InstanceState.FAILED:
                 raise not_running(life.record)
             yield life
@@ -250,7 +220,7 @@ class Instances:
 
     async def delete(self, reference: str, principal: Principal) -> None:
         """End it and forget its files."""
-        life = self._life(reference, principal.tenant)
+        life = self._lives.of(reference, principal.tenant)
         async with life.turn:
             await self._steps.delete(life)
 
@@ -265,7 +235,7 @@ class Instances:
     ) -> SnapshotRecord:
         """Keep the files of a running instance, with `memory` its processes too, or name those of
         a stopped one, which has its id already."""
-        life = self._life(reference, principal.tenant)
+        life = self._lives.of(reference, principal.tenant)
         async with life.turn:
             is_kept = life.record.state is InstanceState.STOPPED or life.record.is_on_disk
             if is_kept and life.record.snapshot_id is not None:
@@ -289,7 +259,7 @@ class Instances:
 
     def describe(self, reference: str, principal: Principal, **asked: object) -> SnapshotInfo:
         """Say what a snapshot of an instance is to be known by."""
-        record = self._life(reference, principal.tenant).record
+        record = self._lives.of(reference, principal.tenant).record
         return msgspec.structs.replace(self._steps.info(record), **asked)
 
     def is_ours(self, sandbox_id: SandboxId) -> bool:
@@ -298,12 +268,11 @@ class Instances:
 
     def sandbox_ids(self) -> set[SandboxId]:
         """Name every sandbox that must outlive this gateway."""
-        return {x.sandbox.id for x in self._lives.values() if x.sandbox is not None}
+        return self._lives.sandbox_ids()
 
     def sandbox(self, sandbox_id: SandboxId) -> GuardedSandbox | None:
         """Return an instance's sandbox by its id."""
-        found = (x.sandbox for x in self._lives.values() if x.sandbox is not None)
-        return next((sandbox for sandbox in found if sandbox.id == sandbox_id), None)
+        return self._lives.sandbox(sandbox_id)
 
     @asynccontextmanager
     async def use(
@@ -314,7 +283,7 @@ class Instances:
         Raises:
             WrongStateError: it was stopped or paused by somebody, or it failed.
         """
-        async with self._lent(self._life(reference, principal.tenant)) as lent:
+        async with self._lent(self._lives.of(reference, principal.tenant)) as lent:
             yield lent
 
     @asynccontextmanager
@@ -353,38 +322,11 @@ class Instances:
         Raises:
             InstanceNotFoundError: it names an id that nobody has.
         """
-        reference = spec.instance_id
-        if reference is None:
-            return replace(spec, instance_id=new_instance_id())
-        life = self._find(reference, principal.tenant)
-        if life is not None:
-            return _within(spec, life.record)
-        if reference.startswith(ID_PREFIX):
-            raise InstanceNotFoundError(details={"instance_id": reference[:64]})
-        return spec
+        return self._creation.settle(spec, principal)
 
     async def arrive(self, spec: ExecutionSpec, principal: Principal) -> None:
         """Make the instance an execution means, when nobody has yet."""
-        reference = spec.instance_id or ""
-        async with self._arrivals.setdefault(reference, asyncio.Lock()):
-            if self._find(reference, principal.tenant) is None:
-                is_id = reference.startswith(ID_PREFIX)
-                made = InstanceSpec(
-                    image=spec.image,
-                    name=None if is_id else reference,
-                    runtime=spec.runtime,
-                    limits=spec.limits,
-                    network=spec.network,
-                    isolation_min=spec.isolation_min,
-                    snapshot_id=spec.snapshot_id,
-                    idle_seconds=self._settings.instance_idle_seconds,
-                    idle_action=(
-                        IdleAction.STOP if self._housing.keeps_snapshots else IdleAction.DELETE
-                    ),
-                )
-                minted = InstanceId(reference) if is_id else None
-                await self.create(made, principal, instance_id=minted)
-        self._arrivals.pop(reference, None)
+        await self._creation.arrive(spec, principal)
 
     async def recover(self) -> int:
         """Take up what a former gateway left; return how many run on."""
@@ -422,50 +364,9 @@ class Instances:
         """Close the table. Sandboxes are left to the next gateway."""
         self._ledger.close()
 
-    async def _image(self, spec: InstanceSpec, tenant: Tenant, ask: ImageAsk) -> RootFilesystem:
-        """Return its image, fetched first when that is asked for."""
-        images = self._images
-        if not isinstance(images, ImageProvider):
-            return images.resolve(spec.image)
-        order = order_of(_as_execution(spec), tenant.id, ask)
-        return images.at_hand(order) or await images.provide(order)
-
-    def _find(self, reference: str, tenant: Tenant) -> Life | None:
-        life = self._lives.get(InstanceId(reference))
-        if life is None:
-            named = (
-                x
-                for x in self._lives.values()
-                if x.record.tenant == tenant.id and x.record.spec.name == reference
-            )
-            life = next(named, None)
-        return life if life is not None and life.record.tenant == tenant.id else None
-
-    def _life(self, reference: str, tenant: Tenant) -> Life:
-        life = self._find(reference, tenant)
-        if life is None:
-            raise InstanceNotFoundError(details={"instance_id": reference[:64]})
-        return life
-
-    def _check_room(self, tenant: Tenant) -> None:
-        most = self._settings.instances_max
-        own = sum(x.record.tenant == tenant.id for x in self._lives.values())
-        if own >= most:
-            raise QuotaExceededError(
-                f"this tenant has {own} instances already",
-                hint="delete one first",
-                details={"instances_max": most},
-            )
-
     def _has_ports(self, runtime_name: str) -> bool:
         runtime = self._registry.get(runtime_name)
         return runtime is not None and Capability.PORTS in runtime.capabilities
-
-    async def _with_snapshot(self, spec: InstanceSpec, principal: Principal) -> InstanceSpec:
-        if spec.snapshot_id is None:
-            return spec
-        record = await self._housing.store.get(spec.snapshot_id, tenant=principal.tenant.id)
-        return replace(spec, snapshot_id=record.id, image=record.image or record.image_digest)
 
     async def _expire(self, life: Life, action: IdleAction) -> None:
         if life.turn.locked():
@@ -483,28 +384,3 @@ class Instances:
             _log.exception(
                 "an idle instance could not be put away", extra={"instance_id": life.record.id}
             )
-
-
-def _within(spec: ExecutionSpec, instance: InstanceRecord) -> ExecutionSpec:
-    """Complete an execution by what its instance was made with."""
-    made = instance.spec
-    return replace(
-        spec,
-        instance_id=instance.id,
-        image=made.image,
-        env=tuple((dict(made.env) | dict(spec.env)).items()),
-        working_dir=spec.working_dir or made.working_dir,
-        user=spec.user or made.user,
-    )
-
-
-def _as_execution(spec: InstanceSpec) -> ExecutionSpec:
-    return ExecutionSpec(
-        argv=("true",),
-        image=spec.image,
-        memory=spec.memory,
-        runtime=spec.runtime,
-        network=spec.network,
-        pull_policy=spec.pull_policy,
-        isolation_min=spec.isolation_min,
-    )

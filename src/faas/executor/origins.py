@@ -9,29 +9,28 @@ child something to start from. The parent may be
 * parked, that is ended a short while ago: its sandbox is read once and becomes a snapshot;
 * running: its files as they are found now;
 * ended longer ago: its files are gone.
-
-A child inherits image, environment, working directory and user; its own environment wins.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
 
 from faas.errors import (
-    ConflictError,
     ExecutionNotFoundError,
-    InvalidArgumentError,
     NotFoundError,
     SnapshotNotFoundError,
     UnsupportedError,
     WrongStateError,
 )
 from faas.executor.active import Active
+from faas.executor.descriptions import Wanted, config_of, of_active, of_parked, subject_of
+from faas.executor.expiry import tidy
 from faas.executor.files_state import restore
-from faas.executor.keeping import Keeping, Promise, Subject, check_image
+from faas.executor.inheritance import Parent, child_of, reference_in
+from faas.executor.keeping import Keeping, Promise, check_image
 from faas.executor.layers import Wanted as Child
 from faas.executor.memory_shelf import MemoryShelf
 from faas.executor.parking import Parked, Parking
@@ -45,11 +44,6 @@ from faas.sandbox.protocols import Process, RootFilesystem, Sandbox
 from faas.snapshots import FORKED, SnapshotInfo, SnapshotRecord, SnapshotStore
 from faas.tenancy import Principal
 
-TIDIED_MAX = 100_000
-
-_Pairs = tuple[tuple[str, str], ...]
-_read_env = msgspec.json.Decoder(_Pairs).decode
-
 AlsoHasFiles = Callable[[str, Principal], Awaitable[SnapshotRecord]]
 """Make a snapshot of something else that lives, such as an instance."""
 
@@ -62,25 +56,6 @@ class Executions:
     in_sandbox: Callable[[str], ExecutionId | None]
     is_stored: Callable[[ExecutionId, Principal], bool]
     resolve_image: Callable[[str], RootFilesystem]
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked of a snapshot that is to be made."""
-
-    name: str | None = None
-    description: str | None = None
-    tags: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Parent:
-    """What a child starts from."""
-
-    id: SnapshotId
-    image: str
-    image_digest: str
-    config: Mapping[str, str]
 
 
 class Origins:
@@ -112,14 +87,14 @@ class Origins:
             InvalidArgumentError: what is said of the parent does not fit the mode.
             NotFoundError: there is no such parent, or its files are gone.
         """
-        reference = _parent_of(spec)
+        reference = reference_in(spec)
         if reference is None:
             return spec
         if spec.is_resumption:
             parent = await self._parent(await self.memory_of(reference, principal))
         else:
             parent = await self.parent_of(reference, principal)
-        return self._child(spec, parent)
+        return child_of(spec, parent, self._executions.resolve_image)
 
     async def parent_of(self, reference: str, principal: Principal) -> Parent:
         """Return what a child starts from. The files of an execution that has just ended are there
@@ -156,8 +131,8 @@ class Origins:
             async with parked.reading:
                 promise = self._keeping.promised(reference)
                 if promise is None and await self._known(reference, principal) is None:
-                    info = _of_parked(parked, Wanted(tags=(FORKED,)))
-                    subject = _subject(parked.root, parked.spec, info, execution_id)
+                    info = of_parked(parked, Wanted(tags=(FORKED,)))
+                    subject = subject_of(parked.root, parked.spec, info, execution_id)
                     promise = await self._keeping.promise(parked.sandbox, subject)
                     if promise is not None:
                         self._parking.dismiss(parked)
@@ -231,9 +206,9 @@ class Origins:
         return next(iter(restored.values()))
 
     def _memory_info(self, active: Active, wanted: Wanted) -> SnapshotInfo:
-        info = _info(active, wanted)
+        info = of_active(active, wanted)
         return msgspec.structs.replace(
-            info, config=_config(active.entry.spec), source=active.entry.id
+            info, config=config_of(active.entry.spec), source=active.entry.id
         )
 
     def _shelf_or_refuse(self) -> MemoryShelf:
@@ -285,14 +260,15 @@ class Origins:
             pass
         root = self._root_of(active, sandbox.image_digest)
         return await self._keeping.keep_last(
-            sandbox, _subject(root, active.entry.spec, _info(active, Wanted()), active.entry.id)
+            sandbox,
+            subject_of(root, active.entry.spec, of_active(active, Wanted()), active.entry.id),
         )
 
     async def keep(
         self, sandbox: Sandbox, root: RootFilesystem, spec: ExecutionSpec, info: SnapshotInfo
     ) -> SnapshotRecord:
         """Keep the files of any sandbox, as the caller describes it."""
-        return await self._keeping.keep(sandbox, _subject(root, spec, info))
+        return await self._keeping.keep(sandbox, subject_of(root, spec, info))
 
     async def restore(self, snapshot_id: str, sandbox: Sandbox, root: RootFilesystem) -> None:
         """Bring a fresh sandbox to what a snapshot keeps.
@@ -342,17 +318,8 @@ class Origins:
         return found
 
     async def tidy(self, settings: ExecutorSettings, *, now: datetime) -> int:
-        """Forget snapshots whose time has come and of which no child lives; where the store is
-        ours alone, collect what nothing needs any more. Return how many snapshots went."""
-        gone = 0
-        for record in await self.snapshots.page(limit=TIDIED_MAX):  # children before their parents
-            if _is_over(record, settings, now):
-                with suppress(ConflictError, NotFoundError):
-                    await self.snapshots.remove(record.id)
-                    gone += 1
-        if settings.collects_garbage:
-            await self.snapshots.collect_garbage()
-        return gone
+        """Forget snapshots whose time has come, and return how many went."""
+        return await tidy(self.snapshots, settings, now=now)
 
     async def _known(self, reference: str, principal: Principal) -> SnapshotRecord | None:
         try:
@@ -367,9 +334,9 @@ class Origins:
             found = await self._known(parked.execution_id, principal)
             if found is not None:
                 return found
-            info = _of_parked(parked, wanted)
+            info = of_parked(parked, wanted)
             record = await self._keeping.keep_last(
-                parked.sandbox, _subject(parked.root, parked.spec, info, parked.execution_id)
+                parked.sandbox, subject_of(parked.root, parked.spec, info, parked.execution_id)
             )
             self._parking.dismiss(parked)
             return record
@@ -378,122 +345,15 @@ class Origins:
         if active.sandbox is None or active.process is None:
             raise WrongStateError("the execution has not begun, so it has no files yet")
         root = self._root_of(active, active.sandbox.image_digest)
-        info = msgspec.structs.replace(_info(active, wanted), source=active.entry.id)
-        return await self._keeping.keep(active.sandbox, _subject(root, active.entry.spec, info))
+        info = msgspec.structs.replace(of_active(active, wanted), source=active.entry.id)
+        return await self._keeping.keep(active.sandbox, subject_of(root, active.entry.spec, info))
 
     def _root_of(self, active: Active, digest: str) -> RootFilesystem:
         """Its image; one that was taken up after a restart does not hold it."""
         return active.root if active.root.digest else self._executions.resolve_image(digest)
-
-    def _child(self, spec: ExecutionSpec, parent: Parent) -> ExecutionSpec:
-        env = dict(_read_env(parent.config.get("env", "[]"))) | dict(spec.env)
-        return replace(
-            spec,
-            image=self._image_of(spec.image, parent),
-            snapshot_id=parent.id,
-            env=tuple(env.items()),
-            working_dir=spec.working_dir or parent.config.get("working_dir"),
-            user=spec.user or parent.config.get("user"),
-        )
-
-    def _image_of(self, asked: str, record: Parent) -> str:
-        """The parent's image by a name that still means it."""
-        if asked and self._executions.resolve_image(asked).digest != record.image_digest:
-            raise InvalidArgumentError(
-                f"a child has its parent's image, {record.image}, not {asked}",
-                hint="leave the image out",
-            )
-        for name in (asked, record.image):
-            if name and self._digest_of(name) == record.image_digest:
-                return name
-        return record.image_digest
-
-    def _digest_of(self, image: str) -> str | None:
-        try:
-            return self._executions.resolve_image(image).digest
-        except NotFoundError:
-            return None
 
 
 def _kind_of(reference: str) -> str:
     """The prefix of an id; what has none is the name of an instance."""
     prefix, dash, _ = reference.partition("-")
     return prefix if dash and prefix in ("exec", "inst", "sbx", "snap") else "inst"
-
-
-def _is_over(record: SnapshotRecord, settings: ExecutorSettings, now: datetime) -> bool:
-    if record.expires_at is not None:
-        return record.expires_at <= now
-    age_seconds = (now - record.created_at).total_seconds()
-    if record.tags == (FORKED,) and record.name is None:
-        return age_seconds > settings.forked_seconds_max
-    is_unnamed = record.name is None and not record.tags and record.source.startswith("exec-")
-    return is_unnamed and 0 < settings.unnamed_seconds_max < age_seconds
-
-
-def _parent_of(spec: ExecutionSpec) -> str | None:
-    if spec.branch_from is not None and spec.snapshot_id is not None:
-        raise InvalidArgumentError("branch_from and snapshot_id both name a parent: give one")
-    if spec.mode is Mode.BRANCHED and spec.branch_from is None and spec.snapshot_id is None:
-        raise InvalidArgumentError(
-            "branch_from required", hint="give the id of an execution, snapshot or instance"
-        )
-    reference = spec.branch_from or spec.snapshot_id
-    if reference is not None and spec.mode in (Mode.CACHED, Mode.PERSISTENT):
-        raise InvalidArgumentError(
-            f"mode {spec.mode.value} starts from no parent",
-            hint="use mode branched, checkpointed or ephemeral",
-        )
-    if spec.branch_from is not None and spec.mode is Mode.EPHEMERAL:
-        raise InvalidArgumentError(
-            "branch_from goes with mode branched or checkpointed", hint="set mode to branched"
-        )
-    return reference
-
-
-def _of_parked(parked: Parked, wanted: Wanted) -> SnapshotInfo:
-    return SnapshotInfo(
-        tenant=parked.tenant,
-        image_digest=parked.root.digest,
-        image=parked.spec.image,
-        runtimes=(parked.sandbox.runtime,),
-        name=wanted.name,
-        description=wanted.description,
-        tags=wanted.tags,
-        parent=_snapshot_id(parked.spec.snapshot_id),
-    )
-
-
-def _subject(
-    root: RootFilesystem, spec: ExecutionSpec, info: SnapshotInfo, alias: str | None = None
-) -> Subject:
-    info = msgspec.structs.replace(info, config=_config(spec))
-    return Subject(root, info, spec.limits.disk_bytes, alias)
-
-
-def _info(active: Active, wanted: Wanted) -> SnapshotInfo:
-    sandbox, spec = active.sandbox, active.entry.spec
-    assert sandbox is not None  # noqa: S101  the callers looked
-    return SnapshotInfo(
-        tenant=active.entry.tenant,
-        image_digest=sandbox.image_digest,
-        image=spec.image,
-        runtimes=(sandbox.runtime,),
-        name=wanted.name,
-        description=wanted.description,
-        tags=wanted.tags,
-        parent=_snapshot_id(spec.snapshot_id),
-    )
-
-
-def _config(spec: ExecutionSpec) -> dict[str, str]:
-    config = {"env": msgspec.json.encode(spec.env).decode()}
-    if spec.working_dir is not None:
-        config["working_dir"] = spec.working_dir
-    if spec.user is not None:
-        config["user"] = spec.user
-    return config
-
-
-def _snapshot_id(text: str | None) -> SnapshotId | None:
-    return None if text is None else SnapshotId(text)
