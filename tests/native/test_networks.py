@@ -1,4 +1,4 @@
-"""Networks of ended sandboxes: given out again when untouched, never when anything was done on them."""
+"""Networks of ended sandboxes: given out again untouched, never when anything was done on them."""
 
 import os
 import re

@@ -33,7 +33,7 @@ from faas.embedded.plan import (
 )
 from faas.embedded.run_dir import Meta, RunDir
 from faas.embedded.user_slots import WIDTH, first_uid
-from faas.model import Limits
+from faas.model import Limits, NetworkMode
 from faas.sandbox.protocols import SandboxSpec
 
 _NOFILE_MAX = 65_536
@@ -134,7 +134,7 @@ def _identity(spec: SandboxSpec, run_dir: RunDir, meta: Meta, chores: list[bytes
         users = UserAlone(first, first) if meta.keeps_memory else UserRange(first, first, WIDTH)
     pids = [LastPid(PIDS_OF_CRIU)] if meta.keeps_memory and not spec.is_refilled else []
     # What egress adds to a network does not all show in its counters: nobody has it after.
-    is_pooled = os.geteuid() == 0 and spec.network == "none"
+    is_pooled = os.geteuid() == 0 and spec.network is NetworkMode.NONE
     return [
         *pids,
         Hostname(spec.hostname),
