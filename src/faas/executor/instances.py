@@ -53,7 +53,7 @@ from faas.sandbox.capabilities import Capability
 from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.registry import Registry
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
-from faas.tenancy import Principal
+from faas.tenancy import Principal, Tenant
 
 _log = logging.getLogger(__name__)
 
@@ -326,7 +326,7 @@ class Instances:
 
     def awake(self, spec: ExecutionSpec, tenant: Tenant) -> SandboxId | None:
         """Say in which sandbox an execution would run at once, if in any."""
-        life = self._find(spec.instance_id or "", tenant)
+        life = self._lives.named(spec.instance_id or "", tenant)
         if life is None or life.record.is_asleep or life.sandbox is None:
             return None
         record = life.record
