@@ -188,6 +188,8 @@ def _write(pieces: list[tuple[FileStat, Path | None]], image: _Image, target: Pa
 def _copy(piece: Path, prefix: str, whole: tarfile.TarFile, image: _Image) -> None:
     with tarfile.open(piece, "r:") as part:
         for member in part:
+            if member.issparse():  # a few bytes of it may say that it is as long as they like
+                raise InvalidArgumentError("no agent of ours packs sparse files")
             content = part.extractfile(member) if member.isreg() else None
             _add(whole, _prefixed(member, prefix), image, content)
 

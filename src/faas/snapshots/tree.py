@@ -182,6 +182,8 @@ def _from_member(
     if member.islnk():
         linked = seen.get(clean_path(member.linkname))
         return replace(linked, path=path) if linked else None
+    if member.issparse():  # a few bytes of it may say that it is as long as they like
+        raise InvalidArgumentError(f"{path[:80]} is a sparse file, which no agent of ours packs")
     if member.isreg():
         content = archive.extractfile(member)
         size, chunks = packer.add(content.read) if content else (0, ())

@@ -72,3 +72,9 @@ def test_marks_and_devices_are_not_believed() -> None:
 def test_what_is_no_tar_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="not a tar"):
         read(("tmp", io.BytesIO(b"x" * 2048)))
+
+
+def test_a_tar_that_is_cut_off_is_refused() -> None:
+    whole = tar("a", "b").getvalue()
+    with pytest.raises(InvalidArgumentError, match="not a tar"):
+        read(("tmp", io.BytesIO(whole[:1024] + whole[1024:1540])))
