@@ -81,9 +81,13 @@ class Layers:
         """Forget it. Harmless when it is gone."""
         if self._kept.pop(layer.number, None) is None:
             return
-        os.close(layer.top)
-        if layer.generation == self._launcher.generation:
-            await self._launcher.layer(LayerVerb.DROP, layer.number)
+        try:
+            if layer.generation == self._launcher.generation:
+                await self._launcher.layer(LayerVerb.DROP, layer.number)
+        finally:
+            # Whoever lets go last gives the memory back, 13 ms for 100 MB: neither the launcher,
+            # which makes the next sandbox, nor the loop.
+            await asyncio.shield(asyncio.to_thread(os.close, layer.top))
 
     @asynccontextmanager
     async def look(self, pidfd: int, slot: int | None, base: str | None) -> AsyncGenerator[Written]:

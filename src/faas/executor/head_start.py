@@ -3,12 +3,13 @@
 Making a sandbox takes a few milliseconds on several processes; hashing and compressing beside it
 doubled that. So a writer that nobody waits for asks before each piece of its work, and is held up
 while somebody starts, each time for a moment only: it comes to its end whatever starts meanwhile.
+Such writers stand in line, so that one core at the most works for what nobody waits for.
 """
 
 import asyncio
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 
 HELD_UP_SECONDS_MAX = 0.01
 """For each half MiB that is written. A child starts in less."""
@@ -22,6 +23,7 @@ class HeadStart:
     """Knows whether somebody starts just now."""
 
     def __init__(self) -> None:
+        self._line = asyncio.Lock()
         self._starting = 0
         self._is_quiet = threading.Event()
         self._is_quiet.set()
@@ -48,6 +50,19 @@ class HeadStart:
             return is_wanted()
 
         return pace
+
+    @asynccontextmanager
+    async def in_line(self, is_wanted: asyncio.Event) -> AsyncGenerator[None]:
+        """Wait until no other writes, or until somebody waits for what is to be written."""
+        turn = asyncio.ensure_future(self._line.acquire())
+        hurry = asyncio.ensure_future(is_wanted.wait())
+        try:
+            await asyncio.wait({turn, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            yield
+        finally:
+            hurry.cancel()
+            if not turn.cancel():  # it was had
+                self._line.release()
 
     def _leave(self) -> None:
         self._starting -= 1

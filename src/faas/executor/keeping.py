@@ -183,7 +183,10 @@ class Keeping:
                 with suppress(TimeoutError):
                     await within(HEAD_START_SECONDS, is_wanted.wait())
                 await self.settle(written.base)
-                async with self._snapshots.held(written.base) as below:
+                async with (
+                    self._head_start.in_line(is_wanted),
+                    self._snapshots.held(written.base) as below,
+                ):
                     if below is None and written.base is not None:
                         raise SnapshotNotFoundError(f"{written.base} is gone")
                     pace = self._head_start.pace_of(is_wanted.is_set)

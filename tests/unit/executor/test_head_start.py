@@ -54,3 +54,43 @@ async def test_what_somebody_waits_for_is_not_held_up() -> None:
     start._is_quiet = waits  # type: ignore[assignment]
     assert start.pace_of(lambda: True)()
     assert waits.count == 0
+
+
+async def test_writers_stand_in_line_but_for_the_one_somebody_waits_for() -> None:
+    start, order = HeadStart(), list[str]()
+    may_end, hurried, never = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def write(name: str, is_wanted: asyncio.Event) -> None:
+        async with start.in_line(is_wanted):
+            order.append(name)
+            await may_end.wait()
+
+    writers = [
+        asyncio.create_task(write(name, wanted))
+        for name, wanted in (("first", never), ("second", never), ("wanted", hurried))
+    ]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert order == ["first"]
+    hurried.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert order == ["first", "wanted"]
+    may_end.set()
+    await asyncio.gather(*writers)
+    assert order == ["first", "wanted", "second"]
+
+
+async def test_who_gives_up_in_line_holds_up_nobody() -> None:
+    start, never = HeadStart(), asyncio.Event()
+
+    async def write() -> None:
+        async with start.in_line(never):
+            await asyncio.sleep(0)
+
+    async with start.in_line(never):
+        waiting = asyncio.create_task(write())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+    await asyncio.wait_for(write(), 5)
