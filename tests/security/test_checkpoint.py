@@ -2,7 +2,7 @@
 
 import pytest
 
-from faas.embedded.criu_images import private_copy
+from faas.criu.images import private_copy
 from faas.errors import DataLossError, UnsupportedError
 from faas.sandbox.protocols import Command
 

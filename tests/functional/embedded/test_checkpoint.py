@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from faas.embedded import processes
-from faas.embedded.scrutiny import init_of
+from faas.criu import processes
 from faas.errors import ConflictError, UnsupportedError, WrongStateError
 from faas.model import ExitReason
 from faas.sandbox.capabilities import Capability, Resumption
@@ -210,7 +209,7 @@ async def test_what_is_restored_is_in_the_control_groups_of_its_sandbox(begin):
     await until(lambda: len(numbers(kept.output.stdout)) > 10)
     await kept.take()
     again = await kept.restore()
-    init = init_of(again.sandbox._site.run_dir)
+    init = again.sandbox._site.init
     restored = [one.pid for one in processes.below(init) if one.inner_pid == again.process.pid]
     assert len(restored) == 1
     groups = [Path(f"/proc/{pid}/cgroup").read_text() for pid in (init, restored[0])]

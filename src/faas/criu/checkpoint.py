@@ -1,9 +1,9 @@
-"""Memory checkpoints of embedded sandboxes: processes into a folder of images, and out of it.
+"""Memory checkpoints of sandboxes: processes into a folder of images, and out of it.
 
 Taking: every command is described by the agent, each tree of its processes is dumped by CRIU and
 left standing, the agent reads what they had written, and the caller copies the files; then they
 run on, or the sandbox is destroyed. What they are to be spared is written down first (`stopped` in
-the run directory), so that a gateway that takes over lets them go on.
+its directory), so that a gateway that takes over lets them go on.
 
 Restoring: into a fresh sandbox whose files are there. The agent is given pipes and the names of
 the processes to come; CRIU makes them; they are looked at before anybody may use them.
@@ -30,20 +30,19 @@ import msgspec
 from faas.agent.moving import Exported
 from faas.agent.process import AgentProcess
 from faas.agent.spool import open_for_agent
-from faas.embedded import criu as criu_words
-from faas.embedded import processes
-from faas.embedded.criu import Criu, Run
-from faas.embedded.criu_images import private_copy
-from faas.embedded.launcher import Launcher
-from faas.embedded.memory import State, Tree, read_state, write_state
-from faas.embedded.run_dir import Meta, RunDir
-from faas.embedded.scrutiny import all_taken, examine, init_of, inspect
-from faas.embedded.user_slots import first_uid
+from faas.criu import processes
+from faas.criu import program as criu_words
+from faas.criu.images import private_copy
+from faas.criu.memory import State, Tree, read_state, write_state
+from faas.criu.program import Criu, Run
+from faas.criu.scrutiny import all_taken, examine, inspect
+from faas.criu.site import Site
 from faas.errors import (
     ConflictError,
     SandboxBrokenError,
     WrongStateError,
 )
+from faas.launcher import Launcher
 from faas.sandbox.capabilities import Resumption
 
 P = ParamSpec("P")
@@ -80,20 +79,6 @@ class Movable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """Where a sandbox is on this host."""
-
-    run_dir: RunDir
-    meta: Meta
-
-    @property
-    def user(self) -> int:
-        """The host's number of its only user."""
-        assert self.meta.slot is not None  # noqa: S101  only those with a slot keep memory
-        return first_uid(self.meta.slot)
-
-
-@dataclass(frozen=True, slots=True)
 class Checkpointer:
     """Takes and restores for one runtime."""
 
@@ -109,12 +94,12 @@ class Checkpointer:
             UnsupportedError: they are in a state that cannot be kept; they run on.
             WrongStateError: nothing runs in it.
         """
-        init = init_of(site.run_dir)
+        init = site.init
         before = await _exported(sandbox)
         if not before:
             raise WrongStateError("nothing runs there, so there is no memory to keep")
         spared = await self.off_loop(examine, init, before)
-        _write_marker(site.run_dir, spared)
+        _write_marker(site, spared)
         try:
             trees = await self._dump_all(site, before, target)
             after = await _exported(sandbox)
@@ -132,7 +117,7 @@ class Checkpointer:
             )
             yield
         finally:
-            await self.off_loop(let_go_on, site.run_dir)
+            await self.off_loop(let_go_on, site)
 
     async def _dump_all(
         self, site: Site, commands: Mapping[str, Exported], target: Path
@@ -148,7 +133,7 @@ class Checkpointer:
             folder.mkdir(mode=0o700)
             argv = self.criu.argv(*criu_words.dump_arguments(tree.root))
             run = Run(self.criu.tree, folder, self.criu.preload, argv, site.user)
-            code = await self._run(site.run_dir, run, "runner.log")
+            code = await self._run(site, run, "runner.log")
             if code:
                 log = folder / ("dump.log" if (folder / "dump.log").exists() else "runner.log")
                 raise criu_words.why_not_taken(log)
@@ -157,17 +142,14 @@ class Checkpointer:
         return trees
 
     async def _run(
-        self, run_dir: RunDir, run: Run, log_name: str, handed: list[int] | None = None
+        self, site: Site, run: Run, log_name: str, handed: list[int] | None = None
     ) -> int:
         taken: list[int] = []
         try:
-            pidfd = run_dir.open_process()
-            if pidfd is None:
-                raise SandboxBrokenError("the sandbox is gone")
-            taken.append(pidfd)
+            taken.append(site.open_process())
             # In a thread: a dump that a former gateway began may hold it for a minute. The thread
             # itself adds it, so that a cancelled caller gives it back too.
-            await self.off_loop(_add_lock, taken, run_dir)
+            await self.off_loop(_add_lock, taken, site)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             taken.append(os.open(run.images / log_name, flags, 0o600))
             return await self.launcher.run_criu(
@@ -212,13 +194,13 @@ class Checkpointer:
             for pairs in ends.values():
                 for _, descriptor in pairs:
                     os.close(descriptor)
-        await self.off_loop(inspect, site.run_dir, site.user)
+        await self.off_loop(inspect, site)
         return processes_
 
     async def _restore_one(
         self, site: Site, images: Path, state: State, tree: Tree, pipes: list[tuple[str, int]]
     ) -> None:
-        own = images.parent / f".{site.run_dir.sandbox_id}-{tree.folder}"
+        own = images.parent / f".{site.sandbox_id}-{tree.folder}"
         copied = partial(private_copy, old=state.user, new=site.user)
         try:
             await self.off_loop(copied, images / tree.folder, own)
@@ -228,10 +210,10 @@ class Checkpointer:
                 self.criu.preload,
                 self.criu.argv(*criu_words.restore_arguments([name for name, _ in pipes])),
                 site.user,
-                site.meta.leaf.procs_files,
+                site.groups,
                 state.last_pid,
             )
-            code = await self._run(site.run_dir, run, "runner.log", [end for _, end in pipes])
+            code = await self._run(site, run, "runner.log", [end for _, end in pipes])
             if code:
                 log = own / ("restore.log" if (own / "restore.log").exists() else "runner.log")
                 raise criu_words.why_not_restored(log)
@@ -254,9 +236,9 @@ async def _exported(sandbox: Movable) -> dict[str, Exported]:
     return found
 
 
-def let_go_on(run_dir: RunDir) -> None:
+def let_go_on(site: Site) -> None:
     """Let what a checkpoint stopped run on; harmless when nothing is stopped or it is gone."""
-    marker = run_dir.path / "stopped"
+    marker = site.directory / "stopped"
     try:
         spared = set(msgspec.json.decode(marker.read_bytes(), type=list[int]))
     except (OSError, msgspec.MsgspecError):
@@ -265,28 +247,25 @@ def let_go_on(run_dir: RunDir) -> None:
         return
     with contextlib.suppress(OSError, SandboxBrokenError):
         # A number that went to somebody else must not be taken for the sandbox.
-        pidfd = run_dir.open_process()
-        if pidfd is None:
-            return
-        os.close(pidfd)
-        os.close(_lock(run_dir))  # a dump that a former gateway began comes to its end first
-        processes.go_on(init_of(run_dir), spared=spared)
+        os.close(site.open_process())
+        os.close(_lock(site))  # a dump that a former gateway began comes to its end first
+        processes.go_on(site.init, spared=spared)
     marker.unlink(missing_ok=True)
 
 
-def _write_marker(run_dir: RunDir, spared: set[int]) -> None:
-    staged = run_dir.path / "stopped.tmp"
+def _write_marker(site: Site, spared: set[int]) -> None:
+    staged = site.directory / "stopped.tmp"
     staged.write_bytes(msgspec.json.encode(sorted(spared)))
-    staged.rename(run_dir.path / "stopped")
+    staged.rename(site.directory / "stopped")
 
 
-def _add_lock(taken: list[int], run_dir: RunDir) -> None:
-    taken.append(_lock(run_dir))
+def _add_lock(taken: list[int], site: Site) -> None:
+    taken.append(_lock(site))
 
 
-def _lock(run_dir: RunDir) -> int:
+def _lock(site: Site) -> int:
     """Hold the sandbox's lock; it stays held as long as whoever inherits the descriptor lives."""
-    descriptor = os.open(run_dir.path / "checkpoint.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    descriptor = os.open(site.directory / "checkpoint.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     for _ in range(_LOCK_TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
