@@ -2,10 +2,11 @@
 
 `native/checkpoint.c` shows CRIU its own tree and the folder of images at `/proc/fs`, where nobody
 in the sandbox can look. Nothing of the sandbox's own files may be loaded or executed by it, for it
-is root of the host: so no configuration files, a plug-in folder that is empty, its own loader and
-libraries, no lock on the network (there is none to the outside, and the tool for it would be the
-sandbox's), and what it found out about the kernel is a file the sandbox can neither change nor
-replace (`sandbox_plan`).
+is root of the host: so no configuration files, a plug-in folder that is empty, its own libraries
+and its own loader (a copy that does not look at `/etc/ld.so.preload`, which is the sandbox's), no
+lock on the network (there is none to the outside, and the tool for it would be the sandbox's), and
+what it found out about the kernel is a file the sandbox can neither change nor replace
+(`sandbox_plan`).
 """
 
 import os
@@ -134,6 +135,8 @@ def find(prefix: Path | None, cache: Path, *, preload: Path) -> Criu:
         raise UnsupportedError("CRIU is not installed", hint=HINT)
     tree = (prefix / "root").resolve()
     loader = next((path for path in _LOADERS if (tree / path).exists()), None)
+    if loader is not None:  # as a plain file of the tree: no link may lead into the sandbox
+        loader = os.path.relpath((tree / loader).resolve(), tree)
     program = next((p for p in ("usr/sbin/criu", "usr/bin/criu") if (tree / p).is_file()), None)
     if loader is None or program is None:
         raise UnsupportedError(f"there is no CRIU in {prefix.name}", hint=HINT)
