@@ -34,7 +34,7 @@ from faas.criu import processes
 from faas.criu import program as criu_words
 from faas.criu.images import private_copy
 from faas.criu.memory import State, Tree, read_state, write_state
-from faas.criu.program import Criu, Run
+from faas.criu.program import PIDS_OF_CRIU, Criu, Run
 from faas.criu.scrutiny import all_taken, examine, inspect
 from faas.criu.site import Site
 from faas.errors import (
@@ -118,6 +118,20 @@ class Checkpointer:
             yield
         finally:
             await self.off_loop(let_go_on, site)
+
+    async def leave_numbers(self, site: Site) -> None:
+        """Leave the low process ids to CRIU, in a sandbox in which nothing was started yet.
+
+        Raises:
+            SandboxBrokenError: it cannot be done there.
+        """
+        run = Run(Path("/"), site.directory, Path("/"), (), site.user, last_pid_before=PIDS_OF_CRIU)
+        log = site.directory / "runner.log"
+        try:
+            if await self._run(site, run, log.name):
+                raise SandboxBrokenError("process ids of the sandbox cannot be set")
+        finally:
+            log.unlink(missing_ok=True)
 
     async def _dump_all(
         self, site: Site, commands: Mapping[str, Exported], target: Path

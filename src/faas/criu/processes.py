@@ -88,6 +88,14 @@ def privileges(pid: int) -> dict[str, str]:
     return found
 
 
+def groups(pid: int) -> str:
+    """Read which control groups it is in; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return ""
+
+
 def _children(pid: int) -> Iterator[int]:
     with contextlib.suppress(OSError):
         for thread in Path(f"/proc/{pid}/task").iterdir():

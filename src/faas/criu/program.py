@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import subprocess
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +31,16 @@ IMAGES = f"{PLACE}/images"
 FIRST_FD = 10
 """Where descriptors handed over begin in CRIU, as in checkpoint.c."""
 HINT = "scripts/criu.sh DIRECTORY, then set criu_prefix to it; `faas doctor` says more"
+PIDS_OF_CRIU = 1_000
+"""CRIU and its helpers take numbers up to here while they restore; what is restored lies above."""
 _LOG_BYTES_MAX = 64 << 10
 _GHOST_BYTES_MAX = 64 << 20
 """Of a file that is open and has no name any more: kept with the memory."""
 _COLLECT_SECONDS = 20
 _CHECK_SECONDS = 30.0
 _VERSION_MIN = (4, 0)
+_LEARNING = threading.Lock()
+"""Runtimes of one gateway start together and share what it finds out."""
 _LOADERS = (
     "usr/lib64/ld-linux-x86-64.so.2",
     "lib64/ld-linux-x86-64.so.2",
@@ -81,6 +86,8 @@ class Run:
     groups: Sequence[str] = ()
     """`cgroup.procs` files of what is restored."""
     last_pid_after: int = 0
+    last_pid_before: int = 0
+    """With no `argv` it is all that is set, and nothing is run."""
 
     def encoded(self) -> bytes:
         """The request without its head."""
@@ -89,7 +96,8 @@ class Run:
                 _string(self.tree),
                 _string(self.images),
                 _string(self.preload),
-                struct.pack("<IIII", self.user, 0, self.last_pid_after, len(self.groups)),
+                struct.pack("<III", self.user, self.last_pid_before, self.last_pid_after),
+                struct.pack("<I", len(self.groups)),
                 *map(_string, self.groups),
                 struct.pack("<I", len(self.argv)),
                 *map(_string, self.argv),
@@ -162,6 +170,11 @@ def _version(wrapper: Path) -> str:
 
 
 def _learn(wrapper: Path, cache: Path) -> Path:
+    with _LEARNING:
+        return _learn_once(wrapper, cache)
+
+
+def _learn_once(wrapper: Path, cache: Path) -> Path:
     """CRIU writes what it finds out only to a /run that is a tmpfs: give it one of its own."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     kdat = cache / f"{boot}.kdat"

@@ -1,10 +1,11 @@
 """Where a sandbox is on this host, as far as taking and restoring its processes goes."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from faas.errors import SandboxBrokenError
+from faas.errors import SandboxBrokenError, UnsupportedError
+from faas.sandbox.protocols import Command
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,20 @@ class Site:
         if self.first is None:
             raise SandboxBrokenError("the sandbox is gone")
         return self.first
+
+
+def as_only_user(command: Command, user: int) -> Command:
+    """Say how a command is started where there is one user only.
+
+    Raises:
+        UnsupportedError: it wants to be another.
+    """
+    if command.uid or command.gid:
+        raise UnsupportedError(
+            "a sandbox that keeps memory has one user only",
+            hint="leave out `user`, or `memory`",
+        )
+    return replace(command, uid=user, gid=user)
 
 
 def start_time_of(pid: int) -> int | None:

@@ -14,7 +14,7 @@ from faas.agent.process import AgentProcess, plain_verdict
 from faas.agent.protocol import ExitFrame
 from faas.agent.sandbox import AgentSandbox
 from faas.criu.checkpoint import Checkpointer
-from faas.criu.site import Site
+from faas.criu.site import Site, as_only_user
 from faas.embedded.cgroups import Meter
 from faas.embedded.layers import Layers
 from faas.embedded.run_dir import Meta, RunDir
@@ -203,7 +203,7 @@ class EmbeddedSandbox(AgentSandbox):
 
     def _command(self, command: Command) -> Command:
         if self._meta.keeps_memory:
-            command = _as_only_user(command, self._site.user)
+            command = as_only_user(command, self._site.user)
             return self._complete(command, home="/root")
         return self._complete(command, home="/root" if command.uid == 0 else "/")
 
@@ -219,15 +219,6 @@ class EmbeddedSandbox(AgentSandbox):
         return AgentProcess(
             self._channel, name, verdict=judge.verdict, loss_verdict=judge.loss_verdict
         )
-
-
-def _as_only_user(command: Command, user: int) -> Command:
-    if command.uid or command.gid:
-        raise UnsupportedError(
-            "a sandbox that keeps memory has one user only",
-            hint="leave out `user`, or `memory`",
-        )
-    return replace(command, uid=user, gid=user)
 
 
 class _Judge:
