@@ -111,6 +111,9 @@ class EmbeddedRuntime:
             able.add(Capability.EGRESS)
         return frozenset(able)
 
+    def why_without(self, capability: Capability) -> FaasError | None:
+        return self._no_criu if capability is Capability.MEMORY_SNAPSHOT else None
+
     @property
     def isolation(self) -> str:
         """What stands between a command and this host."""

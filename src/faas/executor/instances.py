@@ -44,7 +44,7 @@ from faas.executor.instance_recovery import InstanceRecovery
 from faas.executor.instance_steps import Steps
 from faas.executor.instance_terms import Terms
 from faas.executor.keeping import Keeping
-from faas.executor.memory_shelf import MemoryShelf
+from faas.executor.memory_shelf import MemoryShelf, runtime_for
 from faas.executor.port_tokens import PortUrls
 from faas.executor.settings import ExecutorSettings
 from faas.ids import InstanceId, SandboxId, SnapshotId, new_instance_id, new_sandbox_id
@@ -465,7 +465,11 @@ class Instances:
         if spec.snapshot_id is None:
             return spec
         record = await self._housing.store.get(spec.snapshot_id, tenant=principal.tenant.id)
-        return replace(spec, snapshot_id=record.id, image=record.image or record.image_digest)
+        runtime = spec.runtime
+        if spec.memory and record.has_memory:
+            runtime = runtime_for(record, runtime)
+        image = record.image or record.image_digest
+        return replace(spec, snapshot_id=record.id, image=image, runtime=runtime)
 
     async def _expire(self, life: Life, action: IdleAction) -> None:
         if life.turn.locked():

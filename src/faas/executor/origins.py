@@ -30,10 +30,9 @@ from faas.errors import (
     WrongStateError,
 )
 from faas.executor.active import Active
-from faas.executor.files_state import restore
 from faas.executor.keeping import Keeping, Promise, Subject, check_image
 from faas.executor.layers import Wanted as Child
-from faas.executor.memory_shelf import MemoryShelf
+from faas.executor.memory_shelf import MemoryShelf, runtime_for
 from faas.executor.parking import Parked, Parking
 from faas.executor.settings import ExecutorSettings
 from faas.ids import ExecutionId, SnapshotId
@@ -116,7 +115,9 @@ class Origins:
         if reference is None:
             return spec
         if spec.is_resumption:
-            parent = await self._parent(await self.memory_of(reference, principal))
+            record = await self.memory_of(reference, principal)
+            spec = replace(spec, runtime=runtime_for(record, spec.runtime))
+            parent = await self._parent(record)
         else:
             parent = await self.parent_of(reference, principal)
         return self._child(spec, parent)
@@ -310,7 +311,7 @@ class Origins:
             check_image(snapshot_id, record.image_digest, sandbox.image_digest)
             async with self._shelf.lent(record) as kept:
                 if kept.tar is not None:
-                    await restore(sandbox, kept.tar)
+                    await self._keeping.unpack(kept.tar, sandbox, root)
                     return
         await self._keeping.fill(snapshot_id, sandbox, root)
 
