@@ -96,6 +96,12 @@ def groups(pid: int) -> str:
         return ""
 
 
+def has_ended(pid: int) -> bool:
+    """Whether it is gone, or was only not waited for."""
+    seen = _look(pid)
+    return seen is None or seen.state == "Z"
+
+
 def _children(pid: int) -> Iterator[int]:
     with contextlib.suppress(OSError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
