@@ -190,6 +190,17 @@ def test_memory_that_comes_back_from_the_store_goes_on(gateway, call):
     assert whole == list(range(len(whole)))
 
 
+def test_nothing_of_a_restore_that_was_killed_is_left(gateway, call):
+    kept = run(call, command=COUNTING, checkpoint_after_ms=200)["snapshot_id"]
+    folder = gateway.data_dir / "data" / "memory" / kept
+    gateway.kill()
+    (folder / ".taken-half.tar").write_bytes(b"half")
+    (folder / ".sbx-half").mkdir()
+    gateway.start()
+    assert not list(folder.glob(".*"))
+    assert run(call, snapshot_id=kept, checkpoint_after_ms=200)["reason"] == "checkpointed"
+
+
 def test_what_docker_took_does_not_go_on_elsewhere(call):
     kept = run(call, command=COUNTING, checkpoint_after_ms=200)
     refused = run(call, snapshot_id=kept["snapshot_id"], runtime="embedded", fails=501)
