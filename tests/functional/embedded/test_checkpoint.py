@@ -233,15 +233,6 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     assert again.output.stdout.read_text() == "3\n"
 
 
-async def test_a_terminal_is_refused_and_nothing_is_changed(begin):
-    kept = await begin(COUNTING, tty=True)
-    await until(lambda: len(kept.output.stdout.read_bytes()) > 100)
-    with pytest.raises(UnsupportedError):
-        await kept.take()
-    before = len(kept.output.stdout.read_bytes())
-    await until(lambda: len(kept.output.stdout.read_bytes()) > before)
-
-
 async def test_a_socket_to_what_is_not_taken_is_refused_with_its_reason_and_all_run_on(
     begin, keeping
 ):
