@@ -157,7 +157,7 @@ static pid_t clone_in_netns(const struct plan *plan, struct launch *l, int liste
     int error = errno;
     /* In the wrong one, everything made from now on would be too. */
     if (is_inside && setns(launcher.home_netns, CLONE_NEWNET) < 0) _exit(1);
-    close_fd(&netns);
+    netns_lend(pid, netns);
     errno = error;
     return pid;
 }
@@ -212,7 +212,7 @@ static pid_t clone_in_cell(struct spare *spare, const struct plan *plan, struct 
     int netns = plan->netns == NETNS_POOLED ? netns_take() : -1;
     pid_t pid = spares_clone(spare, bytes.at, (uint32_t)bytes.left, listener, gate, netns, &l->pidfd);
     int error = errno;
-    close_fd(&netns);
+    netns_lend(pid, netns);
     errno = error;
     return pid;
 }
@@ -358,6 +358,7 @@ static void reap(void) {
     if (read(launcher.signals, &ignored, sizeof ignored) < 0) return;
     int status;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+        netns_ended(pid);
         struct launch *found = NULL;
         uint32_t run;
         if (checkpoint_ended(pid, &run)) {

@@ -25,8 +25,11 @@ int launch_clone(const struct plan *plan, int *pidfd, int listener, int gate, bo
 /* netns.c */
 /* Start making network namespaces ahead of time; without it netns_take finds none. */
 void netns_start(void);
-/* One that nobody had before, lo up; -1 when there is none ready. */
+/* One that bears no trace of anybody, lo up; -1 when there is none ready. */
 int netns_take(void);
+/* Ours no more: it is the sandbox's of that first process until that has ended. */
+void netns_lend(int pid, int fd);
+void netns_ended(int pid);
 bool netns_lo_up(void);
 bool netns_is_maker(int pid);
 

@@ -363,6 +363,15 @@ class Instances:
             raise InstanceNotFoundError(details={"instance_id": reference[:64]})
         return spec
 
+    def awake(self, spec: ExecutionSpec, tenant: Tenant) -> SandboxId | None:
+        """Say in which sandbox an execution would run at once, if in any."""
+        life = self._find(spec.instance_id or "", tenant)
+        if life is None or life.record.is_asleep or life.sandbox is None:
+            return None
+        record = life.record
+        is_ready = record.state is InstanceState.RUNNING and record.intent is None
+        return life.sandbox.id if is_ready else None
+
     async def arrive(self, spec: ExecutionSpec, principal: Principal) -> None:
         """Make the instance an execution means, when nobody has yet."""
         reference = spec.instance_id or ""

@@ -192,14 +192,18 @@ class Intake:
         idempotency: IdempotencyKey | None,
         is_detached: bool,
     ) -> Active:
-        """Give it a ready sandbox at once where that is possible: one commit less to wait for."""
+        """Give it a place at once, in a ready sandbox or an instance that is awake: one commit
+        less to wait for."""
         sandbox = None
         is_pooled = spec.mode not in (Mode.PERSISTENT, Mode.CACHED) and not spec.memory
         is_pooled = is_pooled and not starts_on_layers(choice.runtime, spec)
         if root is not None and ticket.is_granted and is_pooled:
             sandbox = self._pool.take(template_of(choice, root, spec), root, spec.image)
+        sandbox_id = sandbox.id if sandbox else None
+        if spec.mode is Mode.PERSISTENT and ticket.is_granted:
+            sandbox_id = self._instances.awake(spec, principal.tenant)
         now = self._clock.now()
-        has_place = sandbox is not None
+        has_place = sandbox_id is not None
         entry = Beginning(
             seq=self._ledger.next_seq(),
             id=new_execution_id(),
@@ -209,7 +213,7 @@ class Intake:
             idempotency_key=idempotency.key if idempotency else None,
             request_digest=idempotency.request_digest if idempotency else None,
             runtime=choice.runtime.name,
-            sandbox_id=sandbox.id if sandbox else None,
+            sandbox_id=sandbox_id,
             created_at=now,
             started_at=now if has_place else None,
             spec=spec,
@@ -227,7 +231,7 @@ class Intake:
             state=entry.state,
             started_at=entry.started_at,
             sandbox=sandbox,
-            is_from_pool=has_place,
+            is_from_pool=sandbox is not None,
         )
 
 

@@ -397,7 +397,7 @@ async def _prepare(active: Active, shop: Workshop, sandbox: GuardedSandbox) -> C
         await sandbox.put_files(tuple(placed))
     user = spec.user or active.root.user
     uid, gid = (0, 0) if user is None else await _resolve_user(user, sandbox)
-    if active.state is ExecutionState.QUEUED:
+    if active.state is ExecutionState.QUEUED or active.entry.sandbox_id != sandbox.id:
         await _place(active, shop, sandbox)
     if active.deadline.remaining_seconds(shop.clock) == 0.0:
         raise DeadlineExceededError("the time the caller allowed ended before the command began")

@@ -679,3 +679,27 @@ async def test_an_instance_keeps_its_least_isolation_when_it_is_started_anew(pla
         "docker+gvisor",
         "gvisor",
     )
+
+
+async def test_a_command_in_an_instance_that_is_awake_is_placed_as_it_is_admitted(platform):
+    instances = platform.executor.instances
+    made = await instances.create(asked(), LOCAL)
+    begun = await platform.executor.submit(sh("sleep 5", made.id), LOCAL)
+    assert begun.state is ExecutionState.RUNNING
+    await platform.executor.cancel(begun.id, LOCAL)
+    await instances.pause(made.id, LOCAL)
+    assert instances.awake(sh("true", made.id), LOCAL.tenant) is None
+    with pytest.raises(WrongStateError):
+        await platform.executor.execute(sh("true", made.id), LOCAL)
+
+
+async def test_a_command_that_finds_its_instance_elsewhere_is_placed_there(platform):
+    """It was admitted while the instance ran in one sandbox, and begins in another."""
+    instances = platform.executor.instances
+    made = await instances.create(asked(), LOCAL)
+    ids = iter(["sbx-gone"])
+    awake = instances.awake
+    instances.awake = lambda spec, tenant: next(ids, None) or awake(spec, tenant)
+    record = await platform.executor.execute(sh("echo there", made.id), LOCAL)
+    assert record.result is not None
+    assert record.result.sandbox_id == made.sandbox_id
