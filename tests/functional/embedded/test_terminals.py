@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from faas.criu import processes
 from faas.errors import UnsupportedError, WrongStateError
 from faas.sandbox.capabilities import Resumption
 from faas.sandbox.protocols import Command
@@ -85,9 +86,8 @@ async def test_an_interactive_shell_goes_on_where_it_was(keeping, shell):
 @pytest.mark.parametrize("shell", ["bash", "sh"])
 async def test_ctrl_c_interrupts_what_is_in_the_foreground_right_after_a_restore(keeping, shell):
     first = await Typed.begin(keeping, f"/bin/{shell}", "-i", env=(("PS1", "at> "),))
-    await first.type("echo be''gun; sleep 1000\n")
+    await first.type("sh -c 'echo be\"\"gun; exec sleep 1000'\n")
     await first.until("begun")
-    await asyncio.sleep(0.2)  # the job is a process of its own by then
     await first.take()
     for one in (await first.restore(), first):
         await one.type("\x03")
@@ -340,9 +340,7 @@ async def test_too_much_typed_ahead_is_refused_until_it_is_read(keeping):
         await first.take()
     await first.sandbox.write_file("/tmp/go", b"")
     await first.until("all 20000")
-    first.images.rmdir() if not any(first.images.iterdir()) else first.images.rename(
-        Path(f"{first.images}.old")
-    )
+    first.images.rename(f"{first.images}.old")
     await first.take()
     await first.restore()
 
@@ -363,12 +361,17 @@ async def test_what_a_command_leaves_behind_on_its_terminal_goes_along(keeping):
             seen.add((await keeping.sh(sandbox, "cat /workspace/beat", is_exclusive=False)).text)
 
 
-async def test_the_end_of_the_sandbox_hangs_the_terminal_up(keeping):
+async def test_nothing_of_a_restored_shell_outlives_its_sandbox_or_its_command(keeping):
     first = await Typed.begin(keeping, "/bin/bash", "-i", env=(("PS1", "at> "),))
-    await first.until("at> ")
+    await first.type('sh -c \'echo be""gun; trap "" HUP; exec sleep 1000\'\n')
+    await first.until("begun")
     await first.take()
     again = await first.restore()
-    inside = int(again.process.pid)
-    assert inside > 1
+    alive = [one.pid for one in processes.below(again.sandbox._site.init)]
+    assert len(alive) == 2
     await again.sandbox.destroy("tested")
-    assert not again.sandbox.is_alive
+    assert not any(Path(f"/proc/{pid}").exists() for pid in alive)
+    other = await first.restore()
+    assert await other.end() == 137
+    alive = processes.below(other.sandbox._site.init)
+    assert [one for one in alive if one.state != "Z"] == []

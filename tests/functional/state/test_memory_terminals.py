@@ -13,6 +13,8 @@ from tests.plugins.wire_calls import Calls
 pytestmark = [pytest.mark.needs_criu, pytest.mark.needs_root]
 
 SHELL = ["/bin/bash", "-i"]
+SLEEP = "sh -c 'echo be\"\"gun; exec sleep 1000'\n"
+"""A job that is in the foreground when it says so."""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def test_a_shell_in_an_instance_goes_to_disk_and_is_typed_to_again(
     said = typed(gateway, made, "echo $word-$((6*7)); stty size\n", "40 99")
     assert "kept-42" in said
     assert said.count("ready") == 1
-    typed(gateway, made, "echo be''gun; sleep 1000\n", "begun")
+    typed(gateway, made, SLEEP, "begun")
     typed(gateway, made, "\x03echo code $?\n", "code 130")
     call.delete(f"/api/v1/instances/{instance}")
 
