@@ -19,7 +19,7 @@
 #include "traces.h"
 
 enum { READY = 'n', TAKEN = 't', BACK = 'b' };
-enum { READY_MAX = 16, READY_MIN = 8, LENT_MAX = 1024 };
+enum { READY_MAX = 16, READY_MIN = 8, LENT_MAX = 256 };
 
 struct loan {
     pid_t pid;
@@ -28,7 +28,7 @@ struct loan {
 
 static int pool = -1;
 static pid_t maker;
-static struct loan lent[LENT_MAX]; /* by pid; two of one place: the later is not expected back */
+static struct loan lent[LENT_MAX]; /* by pid; two of one place: the later is not expected back. Each costs a descriptor. */
 
 bool netns_lo_up(void) {
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);

@@ -4,6 +4,7 @@ half checkpoint, no acknowledged one lost, no output lost or doubled, nothing le
 `FAAS_CHAOS_ROUNDS=100` is the long run; `FAAS_CHAOS_SEED` repeats one.
 """
 
+import asyncio
 import contextlib
 import os
 import random
@@ -11,12 +12,17 @@ import threading
 import time
 from dataclasses import dataclass, field
 from http.client import HTTPException
+from pathlib import Path
 
 import pytest
 from tests.plugins.criu import criu_prefix
+from tests.plugins.docker import docker_engine, script
 from tests.plugins.live_gateway import LiveGateway, live_gateway
 from tests.plugins.wire_calls import Calls
 
+from faas.images import ImageStore
+
+__all__ = ["docker_engine"]
 pytestmark = [pytest.mark.needs_criu, pytest.mark.needs_root]
 
 ROUNDS = int(os.environ.get("FAAS_CHAOS_ROUNDS", "10")) * 2
@@ -132,12 +138,30 @@ ACTS = (World.checkpoint, World.slice, World.fork, World.pause, World.remove)
 
 @pytest.mark.timeout(60 + 20 * ROUNDS)
 def test_memory_survives_any_kill() -> None:
+    survives({"FAAS_RUNTIMES": "embedded"}, window_seconds=WINDOW_SECONDS)
+
+
+@pytest.mark.needs_docker
+@pytest.mark.timeout(60 + 30 * ROUNDS)
+def test_memory_of_containers_survives_any_kill(docker_engine) -> None:
+    settings = {
+        "FAAS_RUNTIMES": "docker",
+        "FAAS_DOCKER_HOST": docker_engine,
+        "FAAS_DEFAULT_IMAGE": "alpine",
+    }
+    survives(settings, window_seconds=3 * WINDOW_SECONDS)
+
+
+def survives(settings: dict[str, str], *, window_seconds: float) -> None:
     prefix = criu_prefix()
     if prefix is None or os.geteuid() != 0:
         pytest.skip("needs root and CRIU: scripts/criu.sh .faas/criu")
     print(f"FAAS_CHAOS_SEED={SEED}")
-    settings = {"FAAS_CRIU_PREFIX": str(prefix), "FAAS_RUNTIMES": "embedded"}
-    with live_gateway(**settings, FAAS_DISABLE_PREWARM="1") as gateway:
+    settings |= {"FAAS_CRIU_PREFIX": str(prefix), "FAAS_DISABLE_PREWARM": "1"}
+    with live_gateway(**settings) as gateway:
+        if "FAAS_DEFAULT_IMAGE" in settings:
+            images = ImageStore(gateway.data_dir / "data" / "images")
+            asyncio.run(images.import_("alpine", Path(script("test_images.sh", "alpine"))))
         world = World(gateway, random.Random(SEED))
         world.begin()
         world.checkpoint()
@@ -146,7 +170,7 @@ def test_memory_survives_any_kill() -> None:
             workers = [threading.Thread(target=until_dead, args=(world, act)) for act in acts]
             for worker in workers:
                 worker.start()
-            time.sleep(world.dice.uniform(0, WINDOW_SECONDS))
+            time.sleep(world.dice.uniform(0, window_seconds))
             gateway.kill()
             for worker in workers:
                 worker.join(SECONDS)

@@ -109,6 +109,20 @@ def groups(pid: int) -> str:
         return ""
 
 
+def label(pid: int) -> str:
+    """Read what a security module of the kernel (AppArmor, SELinux) holds it to; empty: nothing."""
+    try:
+        return Path(f"/proc/{pid}/attr/current").read_text().rstrip("\0\n")
+    except OSError:
+        return ""
+
+
+def has_ended(pid: int) -> bool:
+    """Whether it is gone, or was only not waited for."""
+    seen = _look(pid)
+    return seen is None or seen.state == "Z"
+
+
 def _children(pid: int) -> Iterator[int]:
     with contextlib.suppress(OSError):
         for thread in Path(f"/proc/{pid}/task").iterdir():

@@ -154,7 +154,7 @@ class ContainerMemory:
     ) -> dict[str, AgentProcess]:
         """Restore processes into a fresh container, and see that its limits hold them."""
         restored = await self._able().refill(sandbox, site, images, resumptions)
-        await self._off_loop(_check_groups, site)
+        await self._off_loop(_check_confined, site)
         return restored
 
     async def _off_loop(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -212,9 +212,14 @@ def _is_here(work_dir: WorkDir, site: Site) -> bool:
         raise RuntimeUnavailableError("the agent in a container does not answer") from failure
 
 
-def _check_groups(site: Site) -> None:
-    wanted = processes.groups(site.init)
+def _check_confined(site: Site) -> None:
+    """What was restored is held by what holds the agent: limits, and the host's security module."""
+    wanted = _holds(site.init)
     for one in processes.below(site.init):
-        has = processes.groups(one.pid)
-        if has and has != wanted:
-            raise SandboxBrokenError("a restored process is not in the groups of its container")
+        # One that has ended is in no group; it may end while it is looked at.
+        if _holds(one.pid) != wanted and not processes.has_ended(one.pid):
+            raise SandboxBrokenError("a restored process is not held as its container is")
+
+
+def _holds(pid: int) -> tuple[str, str]:
+    return processes.groups(pid), processes.label(pid)

@@ -284,8 +284,8 @@ class MemoryShelf:
             if entry is None or ((folder / "settled").exists() and not await self._has(folder)):
                 await asyncio.to_thread(partial(shutil.rmtree, folder, ignore_errors=True))
                 continue
-            for copy in folder.glob(".*"):  # of restores that a dead gateway had begun
-                await asyncio.to_thread(partial(shutil.rmtree, copy, ignore_errors=True))
+            for left in folder.glob(".*"):  # of restores that a dead gateway had begun
+                await asyncio.to_thread(_remove, left)
             if not (folder / "settled").exists():
                 waiting += 1
                 self._announce(entry)
@@ -367,6 +367,13 @@ def runtime_for(memory: SnapshotRecord, asked: RuntimeChoice) -> RuntimeChoice:
         hint="leave the runtime out, or use the files only (memory: false)",
         details={"supported": list(memory.runtimes)},
     )
+
+
+def _remove(left: Path) -> None:
+    if left.is_dir():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
 
 
 def _size(folder: Path) -> int:
