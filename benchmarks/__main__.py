@@ -5,6 +5,8 @@ import importlib
 import sys
 from pathlib import Path
 
+from benchmarks.harness import gauge
+
 NAMES = (
     "one_shot",
     "throughput",
@@ -32,8 +34,10 @@ def main() -> int:
     options = parser.parse_args()
     missed: list[str] = []
     for name in options.names:
+        before = gauge()
         report = importlib.import_module(f"benchmarks.{name}").run(options.count)
-        text = report.markdown(f"python -m benchmarks {name} --count {options.count}")
+        command = f"python -m benchmarks {name} --count {options.count}"
+        text = report.markdown(command, (before, gauge()))
         print(text, flush=True)
         missed += report.missed
         if options.record:

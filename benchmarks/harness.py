@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,9 +79,11 @@ class Report:
     def note(self, text: str) -> None:
         self.parts.append(text)
 
-    def markdown(self, command: str) -> str:
+    def markdown(self, command: str, gauges: tuple[float, float]) -> str:
         date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         head = f"## {self.title}\n\n{date} · {machine()} · `{command}`\n"
+        before, after = gauges
+        head += f"Bare Python before and after: {before:.1f} and {after:.1f} ms.\n"
         return head + "\n" + "\n\n".join(self.parts) + "\n"
 
 
@@ -96,6 +99,18 @@ def machine() -> str:
         f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, "
         f"Linux {platform.release()}, Python {platform.python_version()}"
     )
+
+
+def gauge() -> float:
+    """Say how fast this machine is at the moment: the start of a bare Python, p50, milliseconds.
+
+    It is a virtual one that others share: from one quarter of an hour to the next it may be half
+    as fast.
+    """
+    argv = ["/usr/bin/python3", "-c", "print(1)"]
+    env = {"PATH": "/usr/bin:/bin"}
+    start = partial(subprocess.run, argv, stdout=subprocess.PIPE, check=True, env=env)
+    return measure("bare Python", start, count=20).p50
 
 
 def measure(
