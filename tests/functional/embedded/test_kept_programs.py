@@ -1,9 +1,10 @@
-"""What common programs hold open, each taken and restored by the real CRIU, or refused with its reason."""
+"""What common programs hold open: taken and restored by the real CRIU, or refused with the reason."""
 
 import asyncio
 
 import pytest
 
+from faas.errors import UnsupportedError
 from faas.sandbox.capabilities import Resumption
 from faas.sandbox.protocols import Command
 
@@ -34,7 +35,10 @@ import socket
 server = socket.create_server(("127.0.0.1", 7000))
 client = socket.create_connection(("127.0.0.1", 7000)); peer, _ = server.accept()
 client.sendall(b"x" * 50_000)
+reuses = [s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) for s in (server, client, peer)]
 wait()
+again = [s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) for s in (server, client, peer)]
+assert [bool(n) for n in again] == [bool(n) for n in reuses] == [True, False, True]
 got = b""
 while len(got) < 50_000: got += peer.recv(65536)
 assert got == b"x" * 50_000
@@ -59,7 +63,8 @@ server = socket.socket(socket.AF_UNIX); server.bind("/tmp/s"); server.listen()
 hidden = socket.socket(socket.AF_UNIX); hidden.bind("\\0hidden"); hidden.listen()
 pairs = []
 for at, name in ((server, "/tmp/s"), (hidden, "\\0hidden")):
-    client = socket.socket(socket.AF_UNIX); client.connect(name); pairs.append((client, at.accept()[0]))
+    client = socket.socket(socket.AF_UNIX); client.connect(name)
+    pairs.append((client, at.accept()[0]))
 pairs.append(socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
 pairs.append(socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
 for one, _ in pairs: one.send(b"before")
@@ -145,20 +150,16 @@ if not os.fork():
     os._exit(held)
 assert os.waitstatus_to_exitcode(os.wait()[1]) == 2
 """,
-    "a_file_with_another_name_left": """
-one = open("/tmp/first", "w+"); one.write("linked"); one.flush()
-os.link("/tmp/first", "/tmp/second"); os.unlink("/tmp/first")
-wait()
-one.seek(0); assert one.read() == "linked"
-""",
     "a_renamed_file": """
-one = open("/tmp/before", "w+"); one.write("moved"); one.flush(); os.rename("/tmp/before", "/tmp/after")
+one = open("/tmp/before", "w+"); one.write("moved"); one.flush()
+os.rename("/tmp/before", "/tmp/after")
 wait()
 one.seek(0); assert one.read() == "moved"
 one.write("!"); one.flush(); assert open("/tmp/after").read() == "moved!"
 """,
     "a_working_directory_and_a_directory_that_is_open": """
-os.makedirs("/tmp/in/side", exist_ok=True); at = os.open("/tmp/in", os.O_RDONLY); os.chdir("/tmp/in/side")
+os.makedirs("/tmp/in/side", exist_ok=True); at = os.open("/tmp/in", os.O_RDONLY)
+os.chdir("/tmp/in/side")
 wait()
 assert os.getcwd() == "/tmp/in/side" and os.listdir(at) == ["side"]
 """,
@@ -193,13 +194,28 @@ assert select.select([pidfd], [], [], 5)[0]
 """,
     "a_database": """
 import sqlite3
-db = sqlite3.connect("/tmp/db"); db.execute("pragma journal_mode=wal"); db.execute("create table t (n)")
-db.commit(); db.execute("insert into t values (1)")
+db = sqlite3.connect("/tmp/db"); db.execute("pragma journal_mode=wal")
+db.execute("create table t (n)"); db.commit(); db.execute("insert into t values (1)")
 wait()
 db.execute("insert into t values (2)"); db.commit()
 assert [n for (n,) in sqlite3.connect("/tmp/db").execute("select n from t order by n")] == [1, 2]
 """,
 }
+
+
+REFUSED = {
+    "a_file_with_another_name_left": ("name was taken away", """
+one = open("/tmp/first", "w+"); one.write("linked"); one.flush()
+os.link("/tmp/first", "/tmp/second"); os.unlink("/tmp/first")
+wait()
+one.seek(0); assert one.read() == "linked"
+"""),
+    "shared_memory_by_name": ("/dev/shm", """
+one = open("/dev/shm/mine", "w+"); one.write("x"); one.flush()
+wait()
+one.seek(0); assert one.read() == "x"
+"""),
+}  # fmt: skip
 
 
 async def until(output, text: bytes) -> None:
@@ -230,4 +246,25 @@ async def test_it_goes_on_with(keeping, name):
     for one, said, ended in ((sandbox, output, process), (again, restored, got["main"])):
         await one.write_file("/tmp/go", b"")
         result = await ended.wait()
-        assert (result.code, said.stdout.read_bytes()[-5:]) == (0, b"well\n"), said.stderr.read_text()
+        assert (result.code, said.stdout.read_bytes()[-5:]) == (0, b"well\n"), (
+            said.stderr.read_text()
+        )
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_it_is_refused_with_its_reason_and_goes_on_with(keeping, name):
+    reason, script = REFUSED[name]
+    sandbox = await keeping.sandbox(keeps_memory=True)
+    output = keeping.output()
+    whole = WAIT + script + "\nprint('well', flush=True)\n"
+    command = Command(("/usr/bin/python3", "-c", whole), timeout_ms=0)
+    process = await sandbox.start("main", command, output)
+    await until(output, b"ready")
+    images = keeping.data_dir / "memory" / "images"
+    images.mkdir(parents=True)
+    with pytest.raises(UnsupportedError, match=reason) as refused:
+        async with sandbox.processes_taken(images):
+            pass
+    assert refused.value.hint
+    await sandbox.write_file("/tmp/go", b"")
+    assert (await process.wait()).code == 0, output.stderr.read_text()
