@@ -32,6 +32,7 @@ from faas.agent.process import AgentProcess
 from faas.agent.spool import open_for_agent
 from faas.criu import processes, terminals
 from faas.criu import program as criu_words
+from faas.criu.connections import refuse_torn
 from faas.criu.images import private_copy
 from faas.criu.memory import State, Tree, read_state, write_state
 from faas.criu.program import PIDS_OF_CRIU, Criu, Run
@@ -118,6 +119,7 @@ class Checkpointer:
             after = await _exported(sandbox, before)
             last_pid = await self.off_loop(all_taken, init, target, trees, after)
             await self.off_loop(terminals.check_taken, init, target, trees, after)
+            await self.off_loop(refuse_torn, init, trees)
             write_state(
                 target,
                 State(

@@ -1,4 +1,4 @@
-"""What common programs hold open: taken and restored by the real CRIU, or refused with the reason."""
+"""What common programs hold open: taken and restored by the real CRIU, or refused, and why."""
 
 import asyncio
 
@@ -268,3 +268,58 @@ async def test_it_is_refused_with_its_reason_and_goes_on_with(keeping, name):
     assert refused.value.hint
     await sandbox.write_file("/tmp/go", b"")
     assert (await process.wait()).code == 0, output.stderr.read_text()
+
+
+ECHO = """
+import socket
+server = socket.create_server((ADDRESS, 7000), family=FAMILY, dualstack_ipv6=FAMILY == 10)
+print("ready", flush=True)
+peer, _ = server.accept()
+while data := peer.recv(1000): peer.sendall(data)
+"""
+ASK = """
+import itertools, socket
+client = socket.create_connection(("127.0.0.1", 7000))
+print("ready", flush=True)
+for n in itertools.count():
+    client.sendall(b"%d" % n); assert client.recv(100) == b"%d" % n
+    time.sleep(0.001); print(n, flush=True)
+"""
+SHARED = """
+import socket
+server = socket.create_server(("127.0.0.1", 7000))
+if not os.fork():
+    if os.fork(): os._exit(0)
+    os.setsid(); time.sleep(1000)
+os.wait()
+print("ready", flush=True)
+while True: time.sleep(0.01); print("on", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "scripts",
+    [
+        (f"ADDRESS, FAMILY = '127.0.0.1', 2\n{ECHO}", ASK),
+        (f"ADDRESS, FAMILY = '::', 10\n{ECHO}", ASK),
+        (SHARED,),
+    ],
+    ids=["connection", "connection_of_both_families", "shared_by_what_was_left_behind"],
+)
+async def test_what_would_be_torn_is_refused_and_all_run_on(keeping, scripts):
+    sandbox = await keeping.sandbox(keeps_memory=True)
+    for number, script in enumerate(scripts):
+        output = keeping.output()
+        argv = ("/usr/bin/python3", "-c", WAIT + script)
+        command = Command(argv, timeout_ms=0, is_exclusive=False)
+        await sandbox.start(f"c{number}", command, output)
+        await until(output, b"ready")
+    images = keeping.data_dir / "memory" / "images"
+    images.mkdir(parents=True)
+    with pytest.raises(UnsupportedError, match="share a socket or a connection"):
+        async with sandbox.processes_taken(images):
+            pass
+    size = output.stdout.stat().st_size
+    async with asyncio.timeout(SECONDS):
+        while output.stdout.stat().st_size <= size + 100:
+            await asyncio.sleep(0.01)
