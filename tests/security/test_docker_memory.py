@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,15 @@ from tests.plugins.docker import REPOSITORY, Docker, docker_engine, script
 from tests.security.conftest import PRELUDE
 
 from faas.criu import processes
+from faas.criu.site import FirstProcess
+from faas.docker.work_dir import WorkDir
 from faas.embedded.syscall_numbers import NUMBERS
 from faas.embedded.user_slots import FIRST_SLOT, first_uid
 from faas.errors import UnsupportedError
 from faas.ids import new_sandbox_id
 from faas.images import ImageStore
-from faas.sandbox.capabilities import Resumption
-from faas.sandbox.protocols import Command, OutputFiles, SandboxSpec
+from faas.sandbox.capabilities import Capability, Resumption
+from faas.sandbox.protocols import Command, OutputFiles, RootFilesystem, SandboxSpec
 
 __all__ = ["docker_engine"]
 pytestmark = [
@@ -265,6 +268,19 @@ async def test_no_two_containers_share_a_user_nor_one_with_an_embedded_sandbox(n
     users = [(await new()).sandbox.site.user for _ in range(3)]
     assert len(set(users)) == 3
     assert max(users) < first_uid(FIRST_SLOT)
+
+
+async def test_whose_agent_is_not_the_process_the_engine_names_is_refused_from_then_on(docker, new):
+    """As on an Engine in a virtual machine: its numbers are those of strangers here."""
+    kept = await new()
+    stranger = replace(kept.sandbox.site, first=FirstProcess.find(os.getpid()))
+    work_dir = WorkDir(kept.sandbox.site.directory)
+    spec = SandboxSpec(new_sandbox_id(), RootFilesystem("sha256:1", None), keeps_memory=True)
+    with pytest.raises(UnsupportedError, match="not on this machine"):
+        await docker.runtime._memory.make_ready(work_dir, stranger, spec)
+    assert Capability.MEMORY_SNAPSHOT not in docker.runtime.capabilities
+    with pytest.raises(UnsupportedError, match="not on this machine"):
+        await new()
 
 
 async def test_the_container_itself_is_given_nothing_it_could_keep(docker, new):

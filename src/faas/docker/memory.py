@@ -7,6 +7,7 @@ its processes one unprivileged user's.
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ T = TypeVar("T")
 
 _THREADS = 8
 """Each may wait a minute for a dump that a dead gateway began; as many as restore at once here."""
+_ENDING_TRIES, _ENDING_PAUSE_SECONDS = 200, 0.005
+"""A second; an end takes microseconds on a machine with an idle core."""
 ISOLATION_OF_MEMORY = "docker+uid+seccomp"
 """Of a container that keeps memory: an unprivileged user of the host's, no user namespace."""
 _ELSEWHERE = "this Docker Engine is not on this machine, and CRIU must be where the processes are"
@@ -216,8 +219,12 @@ def _check_confined(site: Site) -> None:
     """What was restored is held by what holds the agent: limits, and the host's security module."""
     wanted = _holds(site.init)
     for one in processes.below(site.init):
-        # One that has ended is in no group; it may end while it is looked at.
-        if _holds(one.pid) != wanted and not processes.has_ended(one.pid):
+        for _ in range(_ENDING_TRIES):
+            # One that ends leaves its groups a moment before it counts as ended.
+            if _holds(one.pid) == wanted or processes.has_ended(one.pid):
+                break
+            time.sleep(_ENDING_PAUSE_SECONDS)
+        else:
             raise SandboxBrokenError("a restored process is not held as its container is")
 
 
