@@ -21,7 +21,7 @@
 
 enum {
     HEAD_BYTES = 3,
-    END = 4, QUOTE = 22, /* of `quiet` */
+    END = 4, QUOTE = 22, STOP = 19, START = 17, /* of `quiet` */
     /* A line discipline holds 4095 bytes; past this it may hold some back, and putting back would not end. */
     WAITING_MAX = 3500,
     SETTLE_MS = 1000, /* takes microseconds; a second for a machine that stands still */
@@ -29,25 +29,17 @@ enum {
 
 int terminal_peer(int master) { return ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC); }
 
-/* Two bytes that mean stop and start and nothing else: where there are lines everything like them is quoted. */
-static bool choose_marks(const uint8_t *typed, size_t length, uint8_t marks[2]) {
-    unsigned found = 0;
-    for (unsigned byte = 1; byte < 256 && found < 2; byte++)
-        if (byte != END && byte != QUOTE && byte != '\n' && (typed[0] ? byte < ' ' && byte != typed[1] && byte != typed[2] : !memchr(typed + HEAD_BYTES, (int)byte, length - HEAD_BYTES)))
-            marks[found++] = (uint8_t)byte;
-    return found == 2;
-}
-
 /* Everything as it comes, but for lines when it takes them, an end of input, and a quote for bytes that look like one. */
-static struct termios quiet(struct termios now, const uint8_t *head, const uint8_t marks[2]) {
-    now.c_iflag = IXON;
-    now.c_lflag = head[0] ? ICANON | IEXTEN : 0;
+static struct termios quiet(struct termios now, const uint8_t *head) {
+    const bool takes_lines = head[0];
+    now.c_iflag = takes_lines ? IXON : 0;
+    now.c_lflag = takes_lines ? ICANON | IEXTEN : 0;
     memset(now.c_cc, 0, sizeof now.c_cc);
-    now.c_cc[VSTOP] = marks[0];
-    now.c_cc[VSTART] = marks[1];
-    if (head[0]) {
+    if (takes_lines) {
         now.c_cc[VEOF] = END;
         now.c_cc[VLNEXT] = QUOTE;
+        now.c_cc[VSTOP] = STOP;
+        now.c_cc[VSTART] = START;
         now.c_cc[VEOL] = head[1];
         now.c_cc[VEOL2] = head[2];
     }
@@ -101,9 +93,10 @@ static bool write_all(int master, const uint8_t *bytes, size_t length) {
     return true;
 }
 
-/* Bytes written to a terminal arrive a little later. In packet mode it tells that a start has arrived, so what was
- * written before it has, too. */
-static bool write_and_settle(int master, const uint8_t *bytes, size_t length, const uint8_t marks[2]) {
+/* Bytes written to a terminal arrive a little later. Where it takes lines, packet mode tells that a start has arrived,
+ * so what was written before it has, too. */
+static bool write_lines(int master, const uint8_t *bytes, size_t length) {
+    static const uint8_t marks[2] = {STOP, START};
     int on = 1, off = 0;
     bool done = ioctl(master, TIOCPKT, &on) == 0 && write_all(master, bytes, length) && write_all(master, marks, 2);
     for (uint8_t told = 0; done && !(told & TIOCPKT_START);) {
@@ -116,26 +109,44 @@ static bool write_and_settle(int master, const uint8_t *bytes, size_t length, co
     return done;
 }
 
+/* Where it does not, every byte counts: no two are left to be marks. */
+static bool write_bytes(int master, int peer, const uint8_t *bytes, size_t length) {
+    bool done = write_all(master, bytes, length);
+    for (int waited = 0, there = 0; done && (size_t)there < length; waited++) {
+        if (waited) poll(NULL, 0, 1);
+        done = ioctl(peer, FIONREAD, &there) == 0 && waited < SETTLE_MS;
+    }
+    return done;
+}
+
 static bool type(int master, int peer, const uint8_t *typed, size_t length, const struct termios *now) {
-    uint8_t marks[2];
+    const uint8_t *bytes = typed + HEAD_BYTES;
     if (length == HEAD_BYTES) return true;
-    if (!choose_marks(typed, length, marks)) return false;
-    const struct termios settings = quiet(*now, typed, marks);
+    const struct termios settings = quiet(*now, typed);
     if (ioctl(peer, TCSETS, &settings) < 0) return false;
-    bool done = write_and_settle(master, typed + HEAD_BYTES, length - HEAD_BYTES, marks);
+    bool done = typed[0] ? write_lines(master, bytes, length - HEAD_BYTES) : write_bytes(master, peer, bytes, length - HEAD_BYTES);
     return ioctl(peer, TCSETS, now) == 0 && done;
+}
+
+/* How much waits, when what is under way has arrived. */
+static bool is_little(int peer) {
+    for (int before = -1, now = 0, tries = 0; tries < SETTLE_MS; tries++, before = now) {
+        if (ioctl(peer, FIONREAD, &now) < 0 || now > WAITING_MAX) return false;
+        if (now == before) return true;
+        poll(NULL, 0, 2);
+    }
+    return false;
 }
 
 static bool peek(int master, int peer, struct buffer *typed) {
     static const uint8_t raw[HEAD_BYTES];
     struct termios now = {0};
-    int waiting = 0;
-    if (ioctl(peer, TCGETS, &now) < 0 || ioctl(peer, FIONREAD, &waiting) < 0 || waiting > WAITING_MAX) return false;
+    if (ioctl(peer, TCGETS, &now) < 0 || !is_little(peer)) return false;
     put_u8(typed, (now.c_lflag & ICANON) != 0);
     put_u8(typed, now.c_cc[VEOL]);
     put_u8(typed, now.c_cc[VEOL2]);
     if (typed->failed) return false;
-    const struct termios bare = quiet(now, raw, raw + 1);
+    const struct termios bare = quiet(now, raw);
     bool done = !(now.c_lflag & ICANON) || take_lines(peer, &now, typed);
     done = ioctl(peer, TCSETS, &bare) == 0 && done && take_rest(peer, &now, typed);
     done = ioctl(peer, TCSETS, &now) == 0 && done;

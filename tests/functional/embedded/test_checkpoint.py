@@ -349,7 +349,8 @@ async def test_an_imported_image_keeps_memory_too(keeping, begin, tmp_path):
 
 @pytest.mark.parametrize("pause", [0.0, 0.008, 0.02])
 async def test_a_dump_whose_launcher_dies_comes_to_its_end_and_all_run_on(begin, keeping, pause):
-    kept = await begin(COUNTING)
+    # A busy machine may take longer than the usual 16 MiB of numbers.
+    kept = await begin(COUNTING, output_bytes_max=1 << 30)
     await until(lambda: len(numbers(kept.output.stdout)) > 10)
     taking = asyncio.ensure_future(kept.take())
     await asyncio.sleep(pause)
