@@ -103,6 +103,13 @@ class World:
             with contextlib.suppress(AssertionError):  # 409
                 self.call.delete(f"/api/v1/snapshots/{gone}")
 
+    def ends(self) -> None:
+        """Nothing runs on: what was cut off by a kill has ended or was begun anew, and ended."""
+        gives_up_at = time.monotonic() + SECONDS
+        while running := self.call.get("/api/v1/executions?state=running"):
+            assert time.monotonic() < gives_up_at, running
+            time.sleep(0.1)
+
     def look(self) -> None:
         """All that must be true after a kill."""
         self.counts_on(self.execution)
@@ -179,3 +186,4 @@ def survives(settings: dict[str, str], *, window_seconds: float) -> None:
             world.look()
         world.call.post(f"/api/v1/executions/{world.execution}/cancel")
         world.call.delete(f"/api/v1/instances/{world.instance}")
+        world.ends()

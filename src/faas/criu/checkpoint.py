@@ -52,6 +52,8 @@ T = TypeVar("T")
 
 _RUN_SECONDS = 120.0
 """100 MB take a tenth of a second; this is for gigabytes on a slow disk."""
+_REFILLING = "refilling"
+"""In the sandbox's directory while processes are restored into it."""
 _LOCK_TRIES, _LOCK_PAUSE_SECONDS = 12_000, 0.005
 """A minute: as long as a dump may take that a former gateway began."""
 
@@ -99,6 +101,8 @@ class Checkpointer:
     criu: Criu
     launcher: Launcher
     off_loop: OffLoop
+    look: Callable[[Site], None] = inspect
+    """Looks at what was restored before anybody may use it; raises what is wrong with it."""
 
     @asynccontextmanager
     async def taken(self, sandbox: Movable, site: Site, target: Path) -> AsyncGenerator[None]:
@@ -209,6 +213,7 @@ class Checkpointer:
         if state.machine != platform.machine():
             raise ConflictError(f"the memory was taken on {state.machine}")
         resumptions = _by_name(state, resumptions)
+        (site.directory / _REFILLING).touch()
         processes_: dict[str, AgentProcess] = {}
         ways = _Ways()
         try:
@@ -225,7 +230,8 @@ class Checkpointer:
         finally:
             for descriptor in ways.held:
                 os.close(descriptor)
-        await self.off_loop(inspect, site)
+        await self.off_loop(self.look, site)
+        (site.directory / _REFILLING).unlink()
         return processes_
 
     async def _join(self, site: Site, name: str, command: Exported, ways: _Ways) -> list[int]:
@@ -292,6 +298,12 @@ async def _exported(
                     hint="try again when the command has read it",
                 ) from error
     return found
+
+
+def is_half_refilled(directory: Path) -> bool:
+    """Whether a gateway died while it restored processes there: they are not all there, or nobody
+    has looked at them, and the agent may wait for what never comes."""
+    return (directory / _REFILLING).exists()
 
 
 def let_go_on(site: Site) -> None:

@@ -19,7 +19,7 @@ from faas.agent.process import AgentProcess
 from faas.criu import processes
 from faas.criu.checkpoint import Checkpointer, Movable, let_go_on
 from faas.criu.program import find
-from faas.criu.scrutiny import has_power
+from faas.criu.scrutiny import has_power, inspect
 from faas.criu.site import FirstProcess, Site
 from faas.docker.container import MemoryTerms
 from faas.docker.groups import procs_files
@@ -84,7 +84,7 @@ class ContainerMemory:
             meta = WorkDir(path).meta()
             if meta is not None and meta.user is not None:
                 self._users.reserve(meta.user)
-        self._checkpointer = Checkpointer(criu, self._launcher, self._off_loop)
+        self._checkpointer = Checkpointer(criu, self._launcher, self._off_loop, _look)
 
     async def aclose(self) -> None:
         """Let the launcher go; a dump that was begun is ended. Idempotent."""
@@ -155,10 +155,8 @@ class ContainerMemory:
     async def refill(
         self, sandbox: Movable, site: Site, images: Path, resumptions: Mapping[str, Resumption]
     ) -> dict[str, AgentProcess]:
-        """Restore processes into a fresh container, and see that its limits hold them."""
-        restored = await self._able().refill(sandbox, site, images, resumptions)
-        await self._off_loop(_check_confined, site)
-        return restored
+        """Restore processes into a fresh container."""
+        return await self._able().refill(sandbox, site, images, resumptions)
 
     async def _off_loop(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do blocking work in a thread; a cancelled caller still waits until it is over.
@@ -213,6 +211,11 @@ def _is_here(work_dir: WorkDir, site: Site) -> bool:
         return site.first is not None and work_dir.peer() == site.init
     except OSError as failure:
         raise RuntimeUnavailableError("the agent in a container does not answer") from failure
+
+
+def _look(site: Site) -> None:
+    inspect(site)
+    _check_confined(site)
 
 
 def _check_confined(site: Site) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from faas.agent.channel import AgentChannel
 from faas.cleanup import Cleanup
 from faas.clock import Clock, SystemClock
+from faas.criu.checkpoint import is_half_refilled
 from faas.docker.connecting import connect, open_shelf
 from faas.docker.container import (
     AGENT,
@@ -53,6 +54,7 @@ from faas.errors import (
     RuntimeUnavailableError,
     SandboxBrokenError,
     UnsupportedError,
+    WrongStateError,
 )
 from faas.ids import SandboxId, new_sandbox_id
 from faas.model import Limits, NetworkMode
@@ -467,6 +469,9 @@ class DockerRuntime:
         if not state.get("State", {}).get("Running") or not is_whole:
             await self._release(sandbox_id)
             return None
+        if is_half_refilled(work_dir.path):
+            await self._release(sandbox_id)
+            raise WrongStateError("a gateway died while it restored the sandbox")
         try:
             channel = await self._adopted(sandbox_id, work_dir)
         except (OSError, SandboxBrokenError):

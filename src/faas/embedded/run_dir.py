@@ -26,7 +26,7 @@ _META_VERSION = 1
 _SOCKET_NAME_MAX = 100
 _BACKLOG = 8
 """As many hosts as the agent serves at once."""
-_FILES = ("agent.sock", "pid", "pid.tmp", "checkpoint.lock", "stopped", "meta.json")
+_FILES = ("agent.sock", "pid", "pid.tmp", "checkpoint.lock", "stopped", "refilling", "meta.json")
 """The intent last: a crash in between must leave what tells of the rest."""
 _KILL_SECONDS = 10.0
 """A kernel tearing down hundreds of processes under load; past it something is wrong."""

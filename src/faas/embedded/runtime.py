@@ -21,7 +21,7 @@ from typing import ParamSpec, TypeVar
 
 from faas.agent.channel import AgentChannel
 from faas.cleanup import Cleanup
-from faas.criu.checkpoint import Checkpointer, let_go_on
+from faas.criu.checkpoint import Checkpointer, is_half_refilled, let_go_on
 from faas.criu.program import Criu
 from faas.criu.program import find as find_criu
 from faas.egress import EgressNetwork
@@ -340,6 +340,9 @@ class EmbeddedRuntime:
         if meta.slot is not None:
             self._slots.reserve(meta.slot)
         sandbox = self._take_up(run_dir, meta, channel, pidfd)
+        if is_half_refilled(run_dir.path):
+            await sandbox.destroy("it was not wholly restored")
+            raise WrongStateError("a gateway died while it restored the sandbox")
         if meta.keeps_memory:
             await self._off_loop(let_go_on, run_dir.site(meta))
         # An agent that is frozen does not answer; whoever wants it paused pauses it again.

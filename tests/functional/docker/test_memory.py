@@ -296,6 +296,23 @@ def test_a_gateway_killed_after_a_restore_takes_it_up(gateway, call):
     assert again["has_memory"]
 
 
+def test_what_was_not_wholly_restored_when_the_gateway_died_is_restored_anew(gateway, call):
+    kept = run(call, command=COUNTING, checkpoint_after_ms=300)
+    places = gateway.data_dir / "data" / "docker"
+    before = set(places.iterdir())
+    made = run(call, snapshot_id=kept["snapshot_id"], wait=False)["execution_id"]
+    until(lambda: len(numbers(call.logs(made))) > 5)
+    gateway.kill()
+    [place] = {path for path in set(places.iterdir()) - before if path.name.startswith("sbx-")}
+    (place / "refilling").touch()  # as killed before it was done
+    gateway.start()
+    until(lambda: len(numbers(call.logs(made))) > 5)
+    assert not place.exists()
+    whole = numbers(kept["stdout"] + call.logs(made))
+    assert whole == list(range(len(whole)))
+    call.post(f"/api/v1/executions/{made}/cancel")
+
+
 def test_an_engine_that_remaps_users_refuses_by_name(remapping_engine):
     with opened(remapping_engine) as gateway:
         refused = run(Calls(gateway.url), command="true", fails=501)
