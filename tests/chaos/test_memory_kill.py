@@ -106,7 +106,7 @@ class World:
     def ends(self) -> None:
         """Nothing runs on: what was cut off by a kill has ended or was begun anew, and ended."""
         gives_up_at = time.monotonic() + SECONDS
-        while running := self.call.get("/api/v1/executions?state=running"):
+        while running := self.call.get("/api/v1/executions?state=running")["executions"]:
             assert time.monotonic() < gives_up_at, running
             time.sleep(0.1)
 
