@@ -8,8 +8,8 @@ its directory), so that a gateway that takes over lets them go on.
 Restoring: into a fresh sandbox whose files are there. The agent is given pipes and the names of
 the processes to come; CRIU makes them; they are looked at before anybody may use them.
 
-A terminal, a GPU, or a socket to the outside is refused by `UnsupportedError` and nothing is
-changed.
+A command's terminal goes with it (`terminals`). A GPU, or a socket to the outside is refused by
+`UnsupportedError` and nothing is changed.
 """
 
 import contextlib
@@ -20,23 +20,25 @@ import shutil
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
 import msgspec
 
-from faas.agent.moving import Exported
+from faas.agent.moving import Exported, Terminal
 from faas.agent.process import AgentProcess
 from faas.agent.spool import open_for_agent
-from faas.criu import processes
+from faas.criu import processes, terminals
 from faas.criu import program as criu_words
+from faas.criu.connections import refuse_torn
 from faas.criu.images import private_copy
 from faas.criu.memory import State, Tree, read_state, write_state
 from faas.criu.program import PIDS_OF_CRIU, Criu, Run
 from faas.criu.scrutiny import all_taken, examine, inspect
 from faas.criu.site import Site
+from faas.criu.terminal_images import change_terminals
 from faas.errors import (
     ConflictError,
     SandboxBrokenError,
@@ -69,8 +71,8 @@ class Movable(Protocol):
         """Every command the agent knows, ended or not."""
         ...
 
-    async def export(self, process: AgentProcess) -> Exported:
-        """Ask the agent to describe one, its output drained."""
+    async def export(self, process: AgentProcess, *, typed: bool = False) -> Exported:
+        """Ask the agent to describe one, its output drained; `typed`: and what was typed."""
         ...
 
     async def adopt_command(
@@ -78,6 +80,18 @@ class Movable(Protocol):
     ) -> AgentProcess:
         """Give the agent a command whose processes will come."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """How what is restored is joined to the agent."""
+
+    pipes: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    """By command: what CRIU is handed, by resource."""
+    terminals: dict[str, tuple[Terminal, int]] = field(default_factory=dict)
+    """By command: its terminal, and the end of it that is not the agent's."""
+    held: list[int] = field(default_factory=list)
+    """All that stays open with us until everything is restored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +120,10 @@ class Checkpointer:
         _write_marker(site, spared)
         try:
             trees = await self._dump_all(site, before, target)
-            after = await _exported(sandbox)
+            after = await _exported(sandbox, before)
             last_pid = await self.off_loop(all_taken, init, target, trees, after)
+            await self.off_loop(terminals.check_taken, init, target, trees, after)
+            await self.off_loop(refuse_torn, init, trees)
             write_state(
                 target,
                 State(
@@ -146,10 +162,13 @@ class Checkpointer:
                 (name, root) for name, command in commands.items() for root in command.roots
             )
         ]
+        held = terminals.names(site.init, [c.terminal for c in commands.values() if c.terminal])
         for tree in trees:
             folder = target / tree.folder
             folder.mkdir(mode=0o700)
-            argv = self.criu.argv(*criu_words.dump_arguments(tree.root))
+            # /dev/tty of a command without a terminal is one that CRIU makes with it.
+            external = held if commands[tree.command].terminal else held[:-1]
+            argv = self.criu.argv(*criu_words.dump_arguments(tree.root, external))
             run = Run(self.criu.tree, folder, self.criu.preload, argv, site.user)
             code = await self._run(site, run, "runner.log")
             if code:
@@ -196,57 +215,82 @@ class Checkpointer:
         resumptions = _by_name(state, resumptions)
         (site.directory / _REFILLING).touch()
         processes_: dict[str, AgentProcess] = {}
-        ends: dict[str, list[tuple[str, int]]] = {}
+        ways = _Ways()
         try:
             for name, command in state.commands.items():
                 wanted = resumptions.get(name)
-                ours, theirs = _pipes(command)
-                ends[name] = ours
+                theirs = await self._join(site, name, command, ways)
                 processes_[name] = await sandbox.adopt_command(
                     wanted.name if wanted else name,
                     _as_resumed(command, wanted),
                     [*_spools(wanted), *theirs],
                 )
             for tree in state.trees:
-                await self._restore_one(site, images, state, tree, ends[tree.command])
+                await self._restore_one(site, images, state, tree, ways)
         finally:
-            for pairs in ends.values():
-                for _, descriptor in pairs:
-                    os.close(descriptor)
+            for descriptor in ways.held:
+                os.close(descriptor)
         await self.off_loop(self.look, site)
         (site.directory / _REFILLING).unlink()
         return processes_
 
+    async def _join(self, site: Site, name: str, command: Exported, ways: _Ways) -> list[int]:
+        """Make a command's pipes or its terminal; return what the agent is given."""
+        if command.terminal is None:
+            ways.pipes[name], given = _pipes(command)
+            ways.held.extend(end for _, end in ways.pipes[name])
+            return given
+        make = partial(terminals.make, user=site.user, made=ways.held)
+        master, slave = await self.off_loop(make, site.init, command.terminal)
+        ways.pipes[name], ways.terminals[name] = [], (command.terminal, slave)
+        return [os.dup(master)]
+
     async def _restore_one(
-        self, site: Site, images: Path, state: State, tree: Tree, pipes: list[tuple[str, int]]
+        self, site: Site, images: Path, state: State, tree: Tree, ways: _Ways
     ) -> None:
         own = images.parent / f".{site.sandbox_id}-{tree.folder}"
-        copied = partial(private_copy, old=state.user, new=site.user)
+        opened: list[int] = []
+
+        def prepare() -> list[tuple[str, int]]:
+            source = images / tree.folder
+            private_copy(source, own, old=state.user, new=site.user)
+            found = change_terminals(source, own, old=state.user, new=site.user)
+            terminals.write_sessions(own, terminals.sessions(found, ways.terminals, tree.command))
+            handed = terminals.handed(found, ways.terminals, tree.command, opened)
+            return [*ways.pipes[tree.command], *handed]
+
         try:
-            await self.off_loop(copied, images / tree.folder, own)
+            handed = await self.off_loop(prepare)
             run = Run(
                 self.criu.tree,
                 own,
                 self.criu.preload,
-                self.criu.argv(*criu_words.restore_arguments([name for name, _ in pipes])),
+                self.criu.argv(*criu_words.restore_arguments([name for name, _ in handed])),
                 site.user,
                 site.groups,
                 state.last_pid,
             )
-            code = await self._run(site, run, "runner.log", [end for _, end in pipes])
+            code = await self._run(site, run, "runner.log", [end for _, end in handed])
             if code:
                 log = own / ("restore.log" if (own / "restore.log").exists() else "runner.log")
                 raise criu_words.why_not_restored(log)
         finally:
+            for descriptor in opened:
+                os.close(descriptor)
             await self.off_loop(partial(shutil.rmtree, own, ignore_errors=True))
 
 
-async def _exported(sandbox: Movable) -> dict[str, Exported]:
-    """Have every command described of which something still runs."""
+async def _exported(
+    sandbox: Movable, before: Mapping[str, Exported] | None = None
+) -> dict[str, Exported]:
+    """Have every command described of which something still runs; `before` when it stands still."""
     found: dict[str, Exported] = {}
     for process in await sandbox.remembered():
+        known = (before or {}).get(process.name)
         try:
-            found[process.name] = await sandbox.export(process)
+            found[process.name] = await sandbox.export(
+                process, typed=known is not None and known.terminal is not None
+            )
         except WrongStateError as error:
             if error.details.get("errno") != "ESRCH":
                 raise WrongStateError(

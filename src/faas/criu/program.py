@@ -105,12 +105,13 @@ class Run:
         )
 
 
-def dump_arguments(pid: int) -> list[str]:
-    """Take a tree of processes and leave it standing still."""
+def dump_arguments(pid: int, external: Sequence[str]) -> list[str]:
+    """Take a tree of processes and leave it standing still; `external` is held by others."""
+    held = [word for resource in external for word in ("--external", resource)]
     return [
         "dump", *_COMMON, "--tree", str(pid), "--leave-stopped",
         "--log-file", "dump.log", "--timeout", str(_COLLECT_SECONDS),
-        "--ghost-limit", str(_GHOST_BYTES_MAX),
+        "--ghost-limit", str(_GHOST_BYTES_MAX), *held,
     ]  # fmt: skip
 
 
@@ -219,7 +220,7 @@ _REASONS = (
     (r"[Uu]nsupported (?:address )?family|protocol.*not supported|BUG at criu/sockets",
      "it has a socket of a kind that cannot be kept"),
     (r"io_uring|aio", "it uses asynchronous input and output of the kernel"),
-    (r"tty|pts", "it has a terminal"),
+    (r"tty|pts", "it has a terminal that cannot be kept"),
     (r"SysVIPC shmem map|IPC ns", "it uses System V shared memory"),
     (r"Can't dump ghost file .* size", "it has a deleted file open that is too large"),
     (r"link-remap|Can't create link remap|Can't dump unlinked",

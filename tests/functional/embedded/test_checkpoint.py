@@ -233,15 +233,6 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     assert again.output.stdout.read_text() == "3\n"
 
 
-async def test_a_terminal_is_refused_and_nothing_is_changed(begin):
-    kept = await begin(COUNTING, tty=True)
-    await until(lambda: len(kept.output.stdout.read_bytes()) > 100)
-    with pytest.raises(UnsupportedError):
-        await kept.take()
-    before = len(kept.output.stdout.read_bytes())
-    await until(lambda: len(kept.output.stdout.read_bytes()) > before)
-
-
 async def test_a_socket_to_what_is_not_taken_is_refused_with_its_reason_and_all_run_on(
     begin, keeping
 ):
@@ -358,7 +349,8 @@ async def test_an_imported_image_keeps_memory_too(keeping, begin, tmp_path):
 
 @pytest.mark.parametrize("pause", [0.0, 0.008, 0.02])
 async def test_a_dump_whose_launcher_dies_comes_to_its_end_and_all_run_on(begin, keeping, pause):
-    kept = await begin(COUNTING)
+    # A busy machine may take longer than the usual 16 MiB of numbers.
+    kept = await begin(COUNTING, output_bytes_max=1 << 30)
     await until(lambda: len(numbers(kept.output.stdout)) > 10)
     taking = asyncio.ensure_future(kept.take())
     await asyncio.sleep(pause)
