@@ -19,6 +19,7 @@ NAMES = (
     "chain",
     "docker_runtime",
     "docker_state",
+    "docker_memory",
 )
 RESULTS = Path(__file__).parent / "RESULTS.md"
 

@@ -49,6 +49,21 @@ class RawDocker:
         """Take it away."""
         self._call(_Connection(self.path), "DELETE", f"/containers/{name}?force=1")
 
+    def create(self, body: dict[str, object]) -> str:
+        """Make a container; return its id."""
+        said = self._call(_Connection(self.path), "POST", "/containers/create", body)
+        return str(json.loads(said)["Id"])
+
+    def start(self, container: str, *, checkpoint: str | None = None) -> None:
+        """Start it, perhaps from a checkpoint in its own folder."""
+        query = "" if checkpoint is None else f"?checkpoint={checkpoint}"
+        self._call(_Connection(self.path), "POST", f"/containers/{container}/start{query}")
+
+    def checkpoint(self, container: str, checkpoint: str) -> None:
+        """Take its processes; it runs on."""
+        body = {"CheckpointID": checkpoint, "Exit": False}
+        self._call(_Connection(self.path), "POST", f"/containers/{container}/checkpoints", body)
+
     def commit(self, name: str, image: str) -> dict[str, object]:
         """Make an image of a container's layer, as `docker commit` does; return the answer."""
         repository, _, tag = image.partition(":")

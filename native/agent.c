@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -168,14 +169,23 @@ int listen_at(const char *path) {
     return -1;
 }
 
+/* For good: the only user of a sandbox that keeps memory, without groups or any power. */
+static bool become_only_user(uid_t user) {
+    if (setgroups(0, NULL) < 0 || setresgid(user, user, user) < 0 || setresuid(user, user, user) < 0) return false;
+    prctl(PR_SET_DUMPABLE, 0); /* changing user set it anew */
+    return lockdown_drop_everything();
+}
+
 int agent_main(int argc, char **argv) {
     int listener = -1;
+    uid_t user = 0;
     bool is_init = getpid() == 1;
     for (int i = 0; i < argc; i++) {
         bool has_value = i + 1 < argc;
         if (!strcmp(argv[i], "--fake-init")) is_init = false;
         else if (!strcmp(argv[i], "--listen") && has_value) listener = listen_at(argv[++i]);
         else if (!strcmp(argv[i], "--listen-fd") && has_value) listener = atoi(argv[++i]);
+        else if (!strcmp(argv[i], "--user") && has_value) user = (uid_t)strtoul(argv[++i], NULL, 10);
         else if (!strcmp(argv[i], "--close") && i + 2 < argc) {
             /* A volume begins as root's, which commands may be: nobody shall add to it. */
             if (chown(argv[i + 1], (uid_t)strtoul(argv[i + 2], NULL, 10), 0) < 0 || chmod(argv[i + 1], 0555) < 0)
@@ -190,5 +200,9 @@ int agent_main(int argc, char **argv) {
     signals_by_default();
     if (getpid() != 1) prctl(PR_SET_CHILD_SUBREAPER, 1);
     lockdown_agent();
+    if (user && !become_only_user(user)) {
+        fprintf(stderr, "faas-native agent: cannot become the user: %s\n", strerror(errno));
+        return 2;
+    }
     return agent_run(listener, is_init);
 }

@@ -4,6 +4,7 @@
  * ended. It joins the sandbox's namespaces, attaches what CRIU needs where nobody in the sandbox may look (a
  * tmpfs of mode 0700 over /proc/fs), and has a child in the sandbox's pid namespace become CRIU. CRIU then sees no
  * foreign namespace and takes or makes processes only. What is restored becomes a child of the agent when CRIU ends.
+ * Without a command line it only sets where the sandbox's process ids go on.
  *
  * Everything below the sandbox's root is hostile: nothing of it is executed or loaded, and nothing is looked up by a
  * name that the sandbox could have made. */
@@ -28,8 +29,10 @@
 #include "kernel.h"
 
 #define PLACE "/proc/fs"
+#define LOADER PLACE "/loader"
 #define LAST_PID "/proc/sys/kernel/ns_last_pid"
 enum {
+    LOADER_BYTES_MAX = 2 << 20, /* Debian's has 0.25 MB */
     RUNS_MAX = 32,
     GROUPS_MAX = 16,
     /* Where the passed descriptors begin in CRIU; it keeps its own at the upper end. */
@@ -81,7 +84,7 @@ static bool request_read(struct request *q, struct reader *r) {
     if (r->bad || groups > GROUPS_MAX) return false;
     while (q->group_count < groups && !r->bad) q->groups[q->group_count++] = read_path(r);
     uint32_t argc = read_u32(r);
-    if (r->bad || !argc || argc > 256 || !(q->argv = calloc(argc + 1, sizeof *q->argv))) return false;
+    if (r->bad || argc > 256 || !(q->argv = calloc(argc + 1, sizeof *q->argv))) return false;
     while (q->argc < argc && !r->bad) q->argv[q->argc++] = read_string(r);
     return read_done(r);
 }
@@ -121,10 +124,44 @@ static bool copy(int source, const char *path) {
     return target >= 0 && got == 0;
 }
 
-static bool furnish(int tree, int images, int preload) {
-    if (mount("faas-criu", PLACE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700,size=256k") < 0) return false;
+/* Names of the same length below PLACE, where there are no such files. */
+static bool rename_in(char *bytes, size_t size, const char *name, const char *other) {
+    size_t length = strlen(name) + 1;
+    bool found = false;
+    for (char *at = bytes; (at = memmem(at, size - (size_t)(at - bytes), name, length)); at += length) {
+        memcpy(at, other, length);
+        found = true;
+    }
+    return found;
+}
+
+/* The C library's loader looks at files in /etc, which are the sandbox's here, and loads what they name. CRIU is started
+ * by a copy of it that looks for them below PLACE. A loader that does not have those names is none we know. */
+static bool make_loader(const char *source, const char *path) {
+    struct stat s;
+    int from = open(source, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    bool done = from >= 0 && fstat(from, &s) == 0 && S_ISREG(s.st_mode) && s.st_size > 0 && s.st_size <= LOADER_BYTES_MAX;
+    size_t size = done ? (size_t)s.st_size : 0;
+    char *bytes = done ? malloc(size) : NULL;
+    done = bytes && pread(from, bytes, size, 0) == (ssize_t)size;
+    if (done && !(rename_in(bytes, size, "/etc/ld.so.preload", PLACE "/preloaded") &&
+                  rename_in(bytes, size, "/etc/ld.so.cache", PLACE "/ldcache"))) {
+        done = false;
+        errno = ENOEXEC;
+    }
+    int target = done ? open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0500) : -1;
+    if (done) done = target >= 0 && write(target, bytes, size) == (ssize_t)size;
+    if (target >= 0) close(target);
+    if (from >= 0) close(from);
+    free(bytes);
+    return done;
+}
+
+static bool furnish(int tree, int images, int preload, const char *loader) {
+    if (mount("faas-criu", PLACE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700,size=4m") < 0) return false;
     if (!copy(preload, PLACE "/preload.so")) return false;
-    return attach(tree, "tree") && attach(images, "images") && mkdir(PLACE "/plugins", 0700) == 0;
+    return attach(tree, "tree") && attach(images, "images") && mkdir(PLACE "/plugins", 0700) == 0 &&
+           make_loader(loader, LOADER);
 }
 
 /* In the sandbox's pid namespace. It begins when the gate says so: while its libraries are loaded, it is moved. */
@@ -150,7 +187,7 @@ static _Noreturn void become_criu(struct request *q, int null, int log, int gate
     signals_by_default();
     /* Those whose session leader is gone are restored into CRIU's, so it must be one of this namespace. */
     if (setsid() < 0 || chdir("/") < 0) _exit(RUNNER_FAILED);
-    execve(q->argv[0], q->argv, env);
+    execve(LOADER, q->argv, env);
     _exit(RUNNER_FAILED);
 }
 
@@ -194,6 +231,12 @@ static int run(struct request *q, const int *fds, unsigned count) {
     int last_pid = open(LAST_PID, O_RDWR | O_CLOEXEC);
     for (uint32_t i = 0; i < q->group_count; i++)
         if ((q->group_fds[i] = open(q->groups[i], O_WRONLY | O_CLOEXEC)) < 0) last_pid = -1;
+    if (!q->argc) {
+        step = "set the last process id";
+        if (syscall(SYS_setns, fds[0], CLONE_NEWPID) == 0 && set_last_pid(last_pid, q->pid_before)) return 0;
+        say(log, step);
+        return RUNNER_FAILED;
+    }
     int tree = clone_tree(q->tree, true), images = clone_tree(q->images, false);
     int preload = open(q->preload, O_RDONLY | O_CLOEXEC);
     int code = RUNNER_FAILED;
@@ -207,7 +250,7 @@ static int run(struct request *q, const int *fds, unsigned count) {
     if (done) {
         step = "attach criu";
         umask(077);
-        done = furnish(tree, images, preload);
+        done = furnish(tree, images, preload, q->argv[0]);
         if (done) code = run_criu(q, null, last_pid, log, fds + 3, count - 3);
         int error = errno;
         umount2(PLACE, MNT_DETACH);

@@ -30,6 +30,7 @@ enum frame_type {
 };
 
 enum exec_flag { EXEC_EXCLUSIVE = 1, EXEC_TTY = 2, EXEC_STDIN_OPEN = 4, EXEC_STDIN_FD = 8, ADOPT_BACKGROUND = 16 };
+enum export_flag { EXPORT_STANDS_STILL = 1 };
 enum exit_reason { EXITED, SIGNALLED, TIMED_OUT, CANCELLED };
 
 struct frame {

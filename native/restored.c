@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "command.h"
+#include "terminal.h"
 
 /* As in exec.c: past it sums of nanoseconds overflow. */
 #define MILLISECONDS_MAX 3155760000000U
@@ -22,8 +23,13 @@ static uint64_t pipe_of(int fd) {
     return fd >= 0 && fstat(fd, &s) == 0 && S_ISFIFO(s.st_mode) ? s.st_ino : 0;
 }
 
+/* A terminal says how much waits only when it was looked at; those who write on it may not come to an end. */
+#define TERMINAL_BYTES_MAX (1U << 20)
+
 /* What they wrote before they were stopped belongs to what was before. */
 static void drain(struct command *c) {
+    if (c->input.is_terminal && c->streams[0].source >= 0) stream_drain(c, 0, TERMINAL_BYTES_MAX);
+    if (c->input.is_terminal) return;
     for (int which = 0; which < 2; which++) {
         int waiting = 0;
         if (c->streams[which].source < 0 || ioctl(c->streams[which].source, FIONREAD, &waiting) < 0) continue;
@@ -34,7 +40,7 @@ static void drain(struct command *c) {
 /* What lies unread in the pipe of its input, copied without taking it: CRIU leaves it out of what we give it anew. */
 static bool peek(struct command *c, struct buffer *unread) {
     int waiting = 0, ends[2];
-    if (c->input.sink < 0 || ioctl(c->input.sink, FIONREAD, &waiting) < 0 || !waiting) return true;
+    if (c->input.sink < 0 || c->input.is_terminal || ioctl(c->input.sink, FIONREAD, &waiting) < 0 || !waiting) return true;
     char path[40];
     snprintf(path, sizeof path, "/proc/self/fd/%d", c->input.sink);
     int source = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
@@ -99,19 +105,38 @@ static bool has_background(const struct command *c) {
     return c->state == ENDED && (c->is_supervised || c->is_lone ? !c->is_tree_gone : c->was_restored);
 }
 
+/* What it left behind may write on it still. */
+static bool has_terminal(const struct command *c) { return c->input.is_terminal && c->streams[0].source >= 0; }
+
+struct terminal {
+    unsigned number;
+    struct stat peer;
+    struct buffer typed;
+};
+
+static bool look_at_terminal(const struct command *c, struct terminal *t, bool stands_still) {
+    int master = c->streams[0].source, peer = terminal_peer(master);
+    bool done = peer >= 0 && ioctl(master, TIOCGPTN, &t->number) == 0 && fstat(peer, &t->peer) == 0;
+    close_fd(&peer);
+    return done && (!stands_still || terminal_peek(master, &t->typed));
+}
+
 bool command_export(uint32_t slot, const struct frame *frame) {
-    if (frame->length || frame->flags) return false;
+    if (frame->length || frame->flags & ~EXPORT_STANDS_STILL) return false;
     struct command *c = command_find(slot, frame->id);
-    int error = !c ? ENOENT : c->state != RUNNING && !has_background(c) ? ESRCH : c->input.is_terminal ? ENOTSUP : c->input.file >= 0 ? EBUSY : 0;
+    int error = !c ? ENOENT : c->state != RUNNING && !has_background(c) ? ESRCH : c->input.file >= 0 ? EBUSY : 0;
     pid_t roots[ROOTS_MAX];
     int count = error ? 0 : roots_of(c, roots);
     if (!error && c->state == ENDED && count == 0) error = ESRCH;
     struct buffer unread = {0};
+    struct terminal terminal = {0};
     if (count < 0) error = E2BIG;
     else if (!error && (!peek(c, &unread) || unread.length + c->input.length > CHUNK_MAX)) error = EBUSY;
+    if (!error && has_terminal(c) && !look_at_terminal(c, &terminal, frame->flags & EXPORT_STANDS_STILL)) error = EBUSY;
     if (error) {
         answer_error(slot, frame->id, error, "export");
         buffer_free(&unread);
+        buffer_free(&terminal.typed);
         return true;
     }
     drain(c);
@@ -121,6 +146,7 @@ bool command_export(uint32_t slot, const struct frame *frame) {
     uint8_t flags = c->is_exclusive ? EXEC_EXCLUSIVE : 0;
     if (c->input.is_open) flags |= EXEC_STDIN_OPEN;
     if (c->state == ENDED) flags |= ADOPT_BACKGROUND;
+    if (has_terminal(c)) flags |= EXEC_TTY;
     put_u8(b, flags);
     put_u8(b, c->input.is_last);
     put_u64(b, pipe_of(c->input.sink));
@@ -138,8 +164,15 @@ bool command_export(uint32_t slot, const struct frame *frame) {
     put_bytes(b, c->input.held + c->input.start, c->input.length);
     put_u32(b, (uint32_t)count);
     for (int i = 0; i < count; i++) put_u32(b, (uint32_t)roots[i]);
+    if (has_terminal(c)) {
+        put_u32(b, terminal.number);
+        put_u64(b, terminal.peer.st_dev);
+        put_u32(b, (uint32_t)terminal.typed.length);
+        put_bytes(b, terminal.typed.data, terminal.typed.length);
+    }
     frame_end(b, start);
     buffer_free(&unread);
+    buffer_free(&terminal.typed);
     return true;
 }
 
@@ -148,7 +181,8 @@ struct adoption {
     uint32_t pid, count, held_length;
     uint8_t is_last;
     uint64_t deadline_ms, grace_ms, output_max, kept[2], total[2], taken;
-    const uint8_t *held;
+    const uint8_t *held, *typed;
+    uint32_t typed_length;
     pid_t roots[ROOTS_MAX];
 };
 
@@ -169,9 +203,10 @@ static bool adoption_read(struct adoption *a, const struct frame *frame) {
     a->count = read_u32(&r);
     if (a->count > ROOTS_MAX) return false;
     for (uint32_t i = 0; i < a->count; i++) a->roots[i] = (pid_t)read_u32(&r);
+    if (frame->flags & EXEC_TTY) a->typed = read_blob(&r, &a->typed_length);
     bool is_sane = (a->pid > 1 || frame->flags & ADOPT_BACKGROUND) && a->deadline_ms <= MILLISECONDS_MAX && a->grace_ms <= MILLISECONDS_MAX &&
                    a->held_length <= STDIN_WINDOW && a->taken >= a->held_length;
-    return read_done(&r) && is_sane && !(frame->flags & ~(EXEC_EXCLUSIVE | EXEC_STDIN_OPEN | ADOPT_BACKGROUND));
+    return read_done(&r) && is_sane && !(frame->flags & ~(EXEC_EXCLUSIVE | EXEC_TTY | EXEC_STDIN_OPEN | ADOPT_BACKGROUND));
 }
 
 static bool is_pipe(int fd) {
@@ -193,6 +228,23 @@ static bool open_streams(struct command *c, const int *fds, bool is_fed) {
     return c->input.sink >= 0 && is_pipe(c->input.sink) && watch(c->input.sink, WATCH_STDIN, c->slot, c->generation, 0);
 }
 
+/* What was typed is put there before a process can read it: CRIU gives the terminal its settings later. */
+static bool open_terminal(struct command *c, const int *fds, const struct adoption *a, bool is_fed) {
+    unsigned number;
+    struct stream *s = &c->streams[0];
+    c->input.is_terminal = true;
+    s->spool = fcntl(fds[0], F_DUPFD_CLOEXEC, 3);
+    c->streams[1].spool = fcntl(fds[1], F_DUPFD_CLOEXEC, 3);
+    s->source = fcntl(fds[2], F_DUPFD_CLOEXEC, 3);
+    if (s->spool < 0 || c->streams[1].spool < 0 || s->source < 0) return false;
+    if (ioctl(s->source, TIOCGPTN, &number) < 0 || fcntl(s->source, F_SETFL, O_NONBLOCK) < 0) return false;
+    if (!terminal_type(s->source, a->typed, a->typed_length)) return false;
+    if (!watch(s->source, WATCH_STDOUT, c->slot, c->generation, EPOLLIN)) return false;
+    if (!is_fed) return true;
+    c->input.sink = fcntl(s->source, F_DUPFD_CLOEXEC, 3);
+    return c->input.sink >= 0 && watch(c->input.sink, WATCH_STDIN, c->slot, c->generation, 0);
+}
+
 static bool take_up(struct command *c, const struct adoption *a, const int *fds, uint8_t flags) {
     bool is_fed = flags & EXEC_STDIN_OPEN;
     c->pid = (pid_t)a->pid;
@@ -209,7 +261,7 @@ static bool take_up(struct command *c, const struct adoption *a, const int *fds,
     c->input.is_fed = c->input.is_open = is_fed;
     c->input.taken = a->taken - a->held_length;
     c->input.is_last = !is_fed;
-    if (!open_streams(c, fds, is_fed)) return false;
+    if (!(flags & EXEC_TTY ? open_terminal(c, fds, a, is_fed) : open_streams(c, fds, is_fed))) return false;
     if (is_fed) input_take(&c->input, c->input.taken, a->held, a->held_length, a->is_last);
     c->was_restored = true;
     c->state = flags & ADOPT_BACKGROUND ? ENDED : RUNNING;
@@ -220,7 +272,7 @@ static bool take_up(struct command *c, const struct adoption *a, const int *fds,
 bool command_adopt(uint32_t slot, const struct frame *frame) {
     struct adoption a = {0};
     int fds[5] = {-1, -1, -1, -1, -1};
-    int needed = frame->flags & EXEC_STDIN_OPEN ? 5 : 4;
+    int needed = frame->flags & EXEC_TTY ? 3 : frame->flags & EXEC_STDIN_OPEN ? 5 : 4;
     bool is_fine = adoption_read(&a, frame) && connection_fd_count(slot) >= needed;
     for (int i = 0; is_fine && i < needed; i++) fds[i] = connection_take_fd(slot);
     if (is_fine) {

@@ -72,7 +72,8 @@ def build_preload(arch: str, out: Path) -> Path:
     flags += ["-fno-sanitize=all", "-fno-stack-protector", "-Wl,--build-id=none"]
     prefix = f"-ffile-prefix-map={SOURCES}=native"
     compiler = [sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-musl", prefix]
-    command = [*compiler, *flags, "-o", str(staged), "preload/criu.c"]
+    parts = sorted(f"preload/{path.name}" for path in (SOURCES / "preload").glob("*.c"))
+    command = [*compiler, *flags, "-o", str(staged), *parts]
     subprocess.run(command, check=True, cwd=SOURCES)
     staged.replace(out)
     return out

@@ -22,6 +22,7 @@ extern void _exit(int code);
 extern long read(int fd, void *bytes, size_t size);
 extern int close(int fd);
 
+
 #if defined(__x86_64__)
 #define NUMBER_GETSOCKOPT 55
 #else

@@ -4,6 +4,7 @@ half checkpoint, no acknowledged one lost, no output lost or doubled, nothing le
 `FAAS_CHAOS_ROUNDS=100` is the long run; `FAAS_CHAOS_SEED` repeats one.
 """
 
+import asyncio
 import contextlib
 import os
 import random
@@ -11,12 +12,17 @@ import threading
 import time
 from dataclasses import dataclass, field
 from http.client import HTTPException
+from pathlib import Path
 
 import pytest
 from tests.plugins.criu import criu_prefix
+from tests.plugins.docker import docker_engine, script
 from tests.plugins.live_gateway import LiveGateway, live_gateway
 from tests.plugins.wire_calls import Calls
 
+from faas.images import ImageStore
+
+__all__ = ["docker_engine"]
 pytestmark = [pytest.mark.needs_criu, pytest.mark.needs_root]
 
 ROUNDS = int(os.environ.get("FAAS_CHAOS_ROUNDS", "10")) * 2
@@ -97,6 +103,13 @@ class World:
             with contextlib.suppress(AssertionError):  # 409
                 self.call.delete(f"/api/v1/snapshots/{gone}")
 
+    def ends(self) -> None:
+        """Nothing runs on: what was cut off by a kill has ended or was begun anew, and ended."""
+        gives_up_at = time.monotonic() + SECONDS
+        while running := self.call.get("/api/v1/executions?state=running")["executions"]:
+            assert time.monotonic() < gives_up_at, running
+            time.sleep(0.1)
+
     def look(self) -> None:
         """All that must be true after a kill."""
         self.counts_on(self.execution)
@@ -132,12 +145,30 @@ ACTS = (World.checkpoint, World.slice, World.fork, World.pause, World.remove)
 
 @pytest.mark.timeout(60 + 20 * ROUNDS)
 def test_memory_survives_any_kill() -> None:
+    survives({"FAAS_RUNTIMES": "embedded"}, window_seconds=WINDOW_SECONDS)
+
+
+@pytest.mark.needs_docker
+@pytest.mark.timeout(60 + 30 * ROUNDS)
+def test_memory_of_containers_survives_any_kill(docker_engine) -> None:
+    settings = {
+        "FAAS_RUNTIMES": "docker",
+        "FAAS_DOCKER_HOST": docker_engine,
+        "FAAS_DEFAULT_IMAGE": "alpine",
+    }
+    survives(settings, window_seconds=3 * WINDOW_SECONDS)
+
+
+def survives(settings: dict[str, str], *, window_seconds: float) -> None:
     prefix = criu_prefix()
     if prefix is None or os.geteuid() != 0:
         pytest.skip("needs root and CRIU: scripts/criu.sh .faas/criu")
     print(f"FAAS_CHAOS_SEED={SEED}")
-    settings = {"FAAS_CRIU_PREFIX": str(prefix), "FAAS_RUNTIMES": "embedded"}
-    with live_gateway(**settings, FAAS_DISABLE_PREWARM="1") as gateway:
+    settings |= {"FAAS_CRIU_PREFIX": str(prefix), "FAAS_DISABLE_PREWARM": "1"}
+    with live_gateway(**settings) as gateway:
+        if "FAAS_DEFAULT_IMAGE" in settings:
+            images = ImageStore(gateway.data_dir / "data" / "images")
+            asyncio.run(images.import_("alpine", Path(script("test_images.sh", "alpine"))))
         world = World(gateway, random.Random(SEED))
         world.begin()
         world.checkpoint()
@@ -146,7 +177,7 @@ def test_memory_survives_any_kill() -> None:
             workers = [threading.Thread(target=until_dead, args=(world, act)) for act in acts]
             for worker in workers:
                 worker.start()
-            time.sleep(world.dice.uniform(0, WINDOW_SECONDS))
+            time.sleep(world.dice.uniform(0, window_seconds))
             gateway.kill()
             for worker in workers:
                 worker.join(SECONDS)
@@ -155,3 +186,4 @@ def test_memory_survives_any_kill() -> None:
             world.look()
         world.call.post(f"/api/v1/executions/{world.execution}/cancel")
         world.call.delete(f"/api/v1/instances/{world.instance}")
+        world.ends()

@@ -1,9 +1,18 @@
 """What a sandbox that keeps memory must not get from being kept."""
 
-import pytest
+import asyncio
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
-from faas.embedded.criu_images import private_copy
+import pytest
+from tests.plugins.docker import script
+
+from faas.criu.images import private_copy
 from faas.errors import DataLossError, UnsupportedError
+from faas.images import ImageStore
+from faas.model import FileInput
 from faas.sandbox.protocols import Command
 
 pytestmark = [pytest.mark.needs_criu, pytest.mark.needs_root]
@@ -90,6 +99,44 @@ async def test_images_whose_processes_have_another_user_are_refused(kept, keepin
         private_copy(
             images / "0", images / "cut", old=sandbox._site.user, new=sandbox._site.user + 65_536
         )
+
+
+EVIL = """
+#include <fcntl.h>
+__attribute__((constructor)) static void strike(void) {
+    open("/tmp/owned", O_CREAT | O_WRONLY, 0644);
+}
+"""
+
+
+NAME_IT = """
+echo /tmp/evil.so > /etc/ld.so.preload; echo nonsense > /etc/ld.so.cache; echo named
+while :; do sleep 0.05; done
+"""
+
+
+async def test_the_loader_of_criu_loads_nothing_that_a_sandbox_names(keeping, tmp_path):
+    """As `/etc/ld.so.preload` of an imported image, which is the sandbox's to write."""
+    (tmp_path / "evil.c").write_text(EVIL)
+    machine = platform.machine().replace("arm64", "aarch64")
+    build = [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu"]
+    flags = ["-shared", "-fPIC", "-o", tmp_path / "evil.so", tmp_path / "evil.c"]
+    subprocess.run([*build, *flags], check=True)
+    store = ImageStore(tmp_path / "images")
+    await store.import_("alpine", Path(script("test_images.sh", "alpine")))
+    sandbox = await keeping.sandbox(keeps_memory=True, root=store.resolve("alpine"))
+    await sandbox.put_files((FileInput("/tmp/evil.so", (tmp_path / "evil.so").read_bytes()),))
+    output = keeping.output()
+    await sandbox.start("main", Command(("/bin/sh", "-c", NAME_IT), timeout_ms=0), output)
+    async with asyncio.timeout(20):
+        while not output.stdout.exists() or b"named" not in output.stdout.read_bytes():
+            await asyncio.sleep(0.01)
+    images = keeping.data_dir / "memory" / "images"
+    images.mkdir(parents=True)
+    async with sandbox.processes_taken(images):
+        pass
+    assert [one.name for one in await sandbox.list_dir("/tmp")] == ["evil.so"]
+    await sandbox.destroy("tested")
 
 
 async def test_another_user_inside_is_refused(keeping, kept):

@@ -7,12 +7,34 @@ output has come, what input lies unread, how much time is left.
 import struct
 from dataclasses import dataclass
 
-from faas.agent.protocol import EXEC_EXCLUSIVE, EXEC_STDIN_OPEN, ProtocolError, pack_string
+from faas.agent.protocol import (
+    EXEC_EXCLUSIVE,
+    EXEC_STDIN_OPEN,
+    EXEC_TTY,
+    ProtocolError,
+    pack_string,
+)
 
 ROOTS_MAX = 16
 ADOPT_BACKGROUND = 16
+EXPORT_STANDS_STILL = 1
+TYPED_BYTES_MAX = 16 << 10
+_TERMINAL = struct.Struct("<IQI")
 _HEAD = struct.Struct("<IBBQQQQQQQQQQQ")
 _COUNT = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """A command's terminal, of which the agent holds the one end."""
+
+    number: int
+    """As in /dev/pts/NUMBER."""
+    file_system: int
+    """Device number of the sandbox's /dev/pts, as stat(2) has it."""
+    typed: bytes
+    """What was typed and not read yet, in the agent's own way of writing it; empty as long as
+    the command runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +67,8 @@ class Exported:
     stdin_taken: int
     unread: bytes
     """Input that was taken for it and not yet read by it."""
+    terminal: Terminal | None = None
+    """Instead of the three pipes."""
 
 
 def parse_exported(payload: bytes) -> Exported:
@@ -60,9 +84,13 @@ def parse_exported(payload: bytes) -> Exported:
     except struct.error as error:
         raise ProtocolError("EXPORTED is cut off") from error
     flags, is_last = head[1], head[2]
-    if count > ROOTS_MAX or at + 4 + 4 * count != len(payload) or len(unread) != length:
+    at += 4 + 4 * count
+    terminal = None
+    if flags & EXEC_TTY and count <= ROOTS_MAX:
+        terminal, at = _parse_terminal(payload, at)
+    if count > ROOTS_MAX or at != len(payload) or len(unread) != length:
         raise ProtocolError("EXPORTED does not add up")
-    if flags & ~(EXEC_EXCLUSIVE | EXEC_STDIN_OPEN | ADOPT_BACKGROUND) or is_last > 1:
+    if flags & ~(EXEC_EXCLUSIVE | EXEC_TTY | EXEC_STDIN_OPEN | ADOPT_BACKGROUND) or is_last > 1:
         raise ProtocolError("EXPORTED has unknown flags")
     return Exported(
         pid=head[0],
@@ -83,7 +111,20 @@ def parse_exported(payload: bytes) -> Exported:
         grace_ms=head[12],
         stdin_taken=head[13],
         unread=unread,
+        terminal=terminal,
     )
+
+
+def _parse_terminal(payload: bytes, at: int) -> tuple[Terminal, int]:
+    try:
+        number, file_system, length = _TERMINAL.unpack_from(payload, at)
+    except struct.error as error:
+        raise ProtocolError("EXPORTED is cut off") from error
+    at += _TERMINAL.size
+    typed = payload[at : at + length]
+    if len(typed) != length or length > TYPED_BYTES_MAX:
+        raise ProtocolError("EXPORTED does not add up")
+    return Terminal(number, file_system, typed), at + length
 
 
 def pack_adopt(name: str, command: Exported) -> bytes:
@@ -103,11 +144,15 @@ def pack_adopt(name: str, command: Exported) -> bytes:
     )
     held = _COUNT.pack(len(command.unread)) + command.unread
     roots = struct.pack(f"<I{len(command.roots)}I", len(command.roots), *command.roots)
-    return pack_string(name) + numbers + held + roots
+    typed = b""
+    if command.terminal is not None:
+        typed = _COUNT.pack(len(command.terminal.typed)) + command.terminal.typed
+    return pack_string(name) + numbers + held + roots + typed
 
 
 def adopt_flags(command: Exported) -> int:
     """The flags that go with ADOPT."""
     flags = EXEC_EXCLUSIVE if command.is_exclusive else 0
     flags |= EXEC_STDIN_OPEN if command.is_fed else 0
+    flags |= EXEC_TTY if command.terminal is not None else 0
     return flags | (ADOPT_BACKGROUND if command.is_background else 0)

@@ -13,7 +13,13 @@ from pathlib import Path
 
 from faas.agent import archive, files, ports
 from faas.agent.channel import AgentChannel
-from faas.agent.moving import Exported, adopt_flags, pack_adopt, parse_exported
+from faas.agent.moving import (
+    EXPORT_STANDS_STILL,
+    Exported,
+    adopt_flags,
+    pack_adopt,
+    parse_exported,
+)
 from faas.agent.process import AgentProcess
 from faas.agent.protocol import Answer, Request, exec_flags, pack_exec, pack_string, parse_list
 from faas.agent.spool import open_for_agent
@@ -120,10 +126,18 @@ class AgentSandbox(ABC):
         found = [await self.attach(state.name) for state in states]
         return [process for process in found if process is not None]
 
-    async def export(self, process: AgentProcess) -> Exported:
-        """Have the agent describe a running command, its output read up to now."""
+    async def export(self, process: AgentProcess, *, typed: bool = False) -> Exported:
+        """Have the agent describe a running command, its output read up to now.
+
+        Args:
+            process: the command.
+            typed: also what was typed on its terminal and not read; only while all stands still.
+        """
         payload = await self._channel.call(
-            Request.EXPORT, expects=Answer.EXPORTED, frame_id=process.command_id
+            Request.EXPORT,
+            expects=Answer.EXPORTED,
+            flags=EXPORT_STANDS_STILL if typed else 0,
+            frame_id=process.command_id,
         )
         return self._channel.parsed(parse_exported, payload)
 
@@ -131,7 +145,8 @@ class AgentSandbox(ABC):
         self, name: str, command: Exported, descriptors: list[int]
     ) -> AgentProcess:
         """Give the agent a command whose processes will come. Takes over `descriptors`: both
-        spools, where it reads their output, and where it writes their input."""
+        spools, where it reads their output, and where it writes their input; with a terminal, both
+        spools and its end of the terminal."""
         process = self._process(name, None)
         command_id, started = await self._channel.command(
             Request.ADOPT,

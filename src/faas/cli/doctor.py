@@ -25,6 +25,7 @@ from faas.config import Settings, load
 from faas.data_dir import DataDir
 from faas.errors import FaasError
 from faas.events import EventBus
+from faas.sandbox.capabilities import Capability, Explaining
 from faas.sandbox.protocols import ProbeReport
 from faas.sandbox.registry import Registry
 
@@ -91,6 +92,7 @@ async def try_runtimes(settings: Settings) -> list[Finding]:
                 await registry.start()
                 reports = registry.reports()
                 more = [*await _egress(registry), *await _memory(registry, scratch, criu)]
+                more += _memory_of_containers(registry, criu)
             finally:
                 await registry.aclose()
         finally:
@@ -144,11 +146,33 @@ async def _memory(registry: Registry, scratch: Path, prefix: str) -> list[Findin
     if runtime is None or runtime not in registry.available():
         return []
     is_well, detail, hint, spent = await try_memory(runtime, scratch)
-    if hint is not None and "criu.sh" in hint:
-        hint = f"scripts/criu.sh {prefix}"
     return [
-        Finding("memory checkpoints", is_well, detail, hint, duration_ms=spent, state_else="off")
+        Finding(
+            "memory checkpoints",
+            is_well,
+            detail,
+            _with_prefix(hint, prefix),
+            duration_ms=spent,
+            state_else="off",
+        )
     ]
+
+
+def _memory_of_containers(registry: Registry, prefix: str) -> list[Finding]:
+    """Say what stands in the way there; it is not tried, for there may be no image with a shell."""
+    runtime = registry.get("docker")
+    if runtime not in registry.available() or not isinstance(runtime, Explaining):
+        return []
+    why = runtime.why_without(Capability.MEMORY_SNAPSHOT)
+    hint = None if why is None else _with_prefix(why.hint, prefix)
+    detail = "all it needs is there; not tried" if why is None else why.message
+    name = "memory checkpoints, docker"
+    return [Finding(name, why is None, detail, hint, state_else="off")]
+
+
+def _with_prefix(hint: str | None, prefix: str) -> str | None:
+    is_to_install = hint is not None and "criu.sh" in hint
+    return f"scripts/criu.sh {prefix}" if is_to_install else hint
 
 
 def _surroundings(settings: Settings) -> list[Finding]:

@@ -8,6 +8,7 @@ users; commands get none.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ LABEL_PAUSE = "faas.pause"
 _CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETPCAP", "SETUID"]
 """What the agent keeps for itself; SETPCAP so that changing users takes nothing of it away, and so
 that commands can empty their bounding set."""
+_CAPABILITIES_TO_BECOME_A_USER = ["DAC_OVERRIDE", "SETGID", "SETPCAP", "SETUID"]
+"""To make its socket and to give up root, and these with it."""
+KDAT = "/run/criu.kdat"
+"""Where CRIU looks; a mount point, so that nobody inside can put another in its place."""
 HOSTNAME = "sandbox"
 """Of every container that joins a pause; another name needs a namespace by the Engine."""
 _SHM_BYTES_MAX = 64 << 20
@@ -88,6 +93,14 @@ def resources(limits: Limits) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryTerms:
+    """What a container has that keeps memory: one user, and what CRIU knows of the kernel."""
+
+    user: int
+    kdat: Path
+
+
 def container_config(
     spec: SandboxSpec,
     settings: DockerSettings,
@@ -96,21 +109,24 @@ def container_config(
     sockets: Path,
     oci_runtime: str | None,
     pause: str | None = None,
+    memory: MemoryTerms | None = None,
 ) -> dict[str, Any]:
     """Return the body of the Engine's create call.
 
-    With a `pause` it starts in the network namespace of that container, and has its host name.
+    With a `pause` it starts in the network namespace of that container, and has its host name. With
+    `memory` the agent gives up root and all it could do as soon as it listens.
     """
     size = spec.limits.disk_bytes
+    owner = "" if memory is None else f",uid={memory.user},gid={memory.user}"
     host_config: dict[str, Any] = {
         **_hardened(settings, sockets, oci_runtime),
         **resources(spec.limits),
         "NetworkMode": "none" if pause is None else f"container:{pause}",
-        "CapAdd": _CAPABILITIES,
+        "CapAdd": _CAPABILITIES if memory is None else _CAPABILITIES_TO_BECOME_A_USER,
         "SecurityOpt": ["no-new-privileges", f"seccomp={profile()}"],
         "ShmSize": min(size, _SHM_BYTES_MAX),
         "Tmpfs": {
-            path: f"rw,nosuid,nodev,exec,size={size},mode={mode}"
+            path: f"rw,nosuid,nodev,exec,size={size},mode={mode}{owner}"
             for path, mode in _WRITABLE.items()
         },
     }
@@ -119,6 +135,9 @@ def container_config(
     ]
     config = _body(settings, image, (LABEL_SANDBOX, str(spec.id)), host_config)
     config["Entrypoint"] = [AGENT, "agent", "--listen", f"{SOCKETS}/agent.sock"]
+    if memory is not None:
+        host_config["Mounts"].append(_bind(memory.kdat, KDAT, is_read_only=True))
+        config["Entrypoint"] += ["--user", str(memory.user)]
     if settings.is_copied:
         config["Entrypoint"] += ["--close", HOME, str(RESERVED_UID_REMAPPED)]
     if pause is None:

@@ -86,6 +86,32 @@ class ContainerGroups:
         return True
 
 
+def procs_files(pid: int) -> tuple[str, ...]:
+    """Return the `cgroup.procs` of every group that a process is in and we are not; none where
+    this host does not show them all."""
+    ours = {line.split(":", 2)[1]: line for line in _lines("self")}
+    lines = [line for line in _lines(str(pid)) if ours.get(line.split(":", 2)[1]) != line]
+    has_v1 = any(line.split(":", 2)[1] for line in lines)
+    found: list[str] = []
+    for line in lines:
+        _, names, path = line.split(":", 2)
+        places = [names.removeprefix("name="), *names.split(",")] if names else [""]
+        places = ["unified"] if has_v1 and not names else places
+        files = (_ROOT / place / path.lstrip("/") / "cgroup.procs" for place in places)
+        file = next((file for file in files if file.exists()), None)
+        if file is None:
+            return ()
+        found.append(str(file))
+    return tuple(found)
+
+
+def _lines(process: str) -> list[str]:
+    try:
+        return Path(f"/proc/{process}/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+
+
 def _limit_memory_v1(group: Path, size: str) -> None:
     """Set memory, and memory with swap, to the same; the latter may at no time be the smaller."""
     alone, with_swap = group / "memory.limit_in_bytes", group / "memory.memsw.limit_in_bytes"
@@ -99,12 +125,8 @@ def _limit_memory_v1(group: Path, size: str) -> None:
 
 def _groups(pid: int) -> dict[str, Path]:
     """Return the directory of each controller; the key of cgroup2 is empty."""
-    try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
-    except OSError:
-        return {}
     found: dict[str, Path] = {}
-    for line in lines:
+    for line in _lines(str(pid)):
         _, names, path = line.split(":", 2)
         for name in names.split(","):
             found[name] = _ROOT / name / path.lstrip("/")

@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from faas.agent.channel import AgentChannel
 from faas.cleanup import Cleanup
 from faas.clock import Clock, SystemClock
+from faas.criu.checkpoint import is_half_refilled
 from faas.docker.connecting import connect, open_shelf
 from faas.docker.container import (
     AGENT,
     HOSTNAME,
     LABEL_DATA,
+    MemoryTerms,
     container_config,
     container_name,
     resources,
@@ -35,6 +37,7 @@ from faas.docker.container import (
 )
 from faas.docker.engine_images import EngineImages
 from faas.docker.groups import ContainerGroups
+from faas.docker.memory import ISOLATION_OF_MEMORY, ContainerMemory, site_of
 from faas.docker.pauses import Pauses
 from faas.docker.reclaim import reclaim
 from faas.docker.relay import RelayedChannel
@@ -51,6 +54,7 @@ from faas.errors import (
     RuntimeUnavailableError,
     SandboxBrokenError,
     UnsupportedError,
+    WrongStateError,
 )
 from faas.ids import SandboxId, new_sandbox_id
 from faas.model import Limits, NetworkMode
@@ -86,6 +90,16 @@ class Way(NamedTuple):
     oci_runtime: str | None
 
 
+class _Order(NamedTuple):
+    """A container that is to be started."""
+
+    spec: SandboxSpec
+    image: str
+    work_dir: WorkDir
+    oci_runtime: str | None
+    memory: MemoryTerms | None
+
+
 GVISOR = Way("docker+gvisor", "runsc")
 _GVISOR_SECONDS = 10.0
 """It takes a fifth of a second; the probe of a runtime has twice as long as this."""
@@ -110,6 +124,7 @@ class DockerRuntime:
         self._egress = EgressNetwork(
             f"{settings.tag[:8]}d", dns=settings.egress_dns, host_namespace=settings.egress_host
         )
+        self._memory = ContainerMemory(settings)
         self._oci_runtime: str | None = None
         self._first_uid: int | None = None
         self._isolation = "docker"
@@ -122,7 +137,15 @@ class DockerRuntime:
     @property
     def capabilities(self) -> frozenset[Capability]:
         able = {Capability.ADOPT, Capability.TTY, Capability.FILE_SNAPSHOT, Capability.PORTS}
-        return frozenset(able | ({Capability.EGRESS} if self._has_egress else set()))
+        if self._has_egress:
+            able.add(Capability.EGRESS)
+        if self._memory.why_not is None:
+            able.add(Capability.MEMORY_SNAPSHOT)
+        return frozenset(able)
+
+    def why_without(self, capability: Capability) -> FaasError | None:
+        is_memory = capability is Capability.MEMORY_SNAPSHOT
+        return self._memory.why_not if is_memory else None
 
     def writable(self, root: RootFilesystem) -> tuple[str, ...]:
         return writable_places(root)
@@ -161,6 +184,7 @@ class DockerRuntime:
             architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
         )
         self._shelf = open_shelf(engine, self._settings)
+        await self._memory.start(facts)
         self._engine = engine
         if self._settings.is_copied:
             self._remote = RemoteAgents(
@@ -284,18 +308,21 @@ class DockerRuntime:
         _, images = self._opened()
         image = await images.ensure(spec.root)
         way = self._way(spec)
-        meta = Meta(spec.root.digest, way.label, spec.root.env)
         work_dir, _ = self._places(spec.id)
+        with self._memory.terms(spec) as terms:
+            label = way.label if terms is None else ISOLATION_OF_MEMORY
+            meta = Meta(spec.root.digest, label, spec.root.env, user=terms and terms.user)
+            work_dir.create(meta, owner=socket_owner(self._first_uid))
         cleanup.push(partial(self._release, spec.id))
-        work_dir.create(meta, owner=socket_owner(self._first_uid))
-        if way is GVISOR:
-            # It has a network stack of its own, and leaves the namespace it is started in.
-            state = await self._start_in(None, spec, image, work_dir, way.oci_runtime)
-        else:
-            state = await self._started(spec, image, work_dir, way.oci_runtime)
+        order = _Order(spec, image, work_dir, way.oci_runtime, terms)
+        # gVisor has a network stack of its own, and leaves the namespace it is started in.
+        state = await (self._start_in(None, order) if way is GVISOR else self._started(order))
         channel = await self._connected(spec.id, work_dir)
         cleanup.push(partial(channel.close, "creation failed"))
-        return self._take_up(spec.id, meta, channel, state)
+        sandbox = self._take_up(spec.id, meta, channel, state)
+        if sandbox.site is not None:
+            await self._memory.make_ready(work_dir, sandbox.site, spec)
+        return sandbox
 
     def _way(self, spec: SandboxSpec) -> Way:
         """Choose how it is isolated: the ordinary way unless more is demanded.
@@ -308,6 +335,8 @@ class DockerRuntime:
                 continue
             if way is GVISOR and spec.network is NetworkMode.EGRESS:
                 raise UnsupportedError("gVisor has no network egress here")
+            if way is GVISOR and spec.keeps_memory:
+                raise UnsupportedError("gVisor keeps no memory here")
             return way
         raise UnsupportedError(
             f"this Docker Engine does not isolate by {spec.isolation_min}",
@@ -315,38 +344,31 @@ class DockerRuntime:
             details={"supported": [way.label for way in self._ways]},
         )
 
-    async def _started(
-        self, spec: SandboxSpec, image: str, work_dir: WorkDir, oci_runtime: str | None
-    ) -> Json:
+    async def _started(self, order: _Order) -> Json:
         """Create and start the container, in a network namespace of its own; say what it is."""
-        pauses = self._pauses
+        pauses, spec = self._pauses, order.spec
         if pauses is None or (spec.hostname != HOSTNAME and spec.network is NetworkMode.NONE):
-            return await self._start_in(None, spec, image, work_dir, oci_runtime)
+            return await self._start_in(None, order)
         async with pauses.lend() as pause:
             if spec.network is NetworkMode.EGRESS:
                 await self._egress.attach(pause.namespace)
-            state = await self._start_in(pause.name, spec, image, work_dir, oci_runtime)
+            state = await self._start_in(pause.name, order)
             if not pause.is_in(_pid(state)):
                 raise SandboxBrokenError("a container is not in the network made for it")
             return state
 
-    async def _start_in(
-        self,
-        pause: str | None,
-        spec: SandboxSpec,
-        image: str,
-        work_dir: WorkDir,
-        oci_runtime: str | None,
-    ) -> Json:
+    async def _start_in(self, pause: str | None, order: _Order) -> Json:
         engine, images = self._opened()
+        spec, image = order.spec, order.image
         _, name = self._places(spec.id)
         config = container_config(
             spec,
             self._settings,
             image=image,
-            sockets=work_dir.sockets,
-            oci_runtime=oci_runtime,
+            sockets=order.work_dir.sockets,
+            oci_runtime=order.oci_runtime,
             pause=pause,
+            memory=order.memory,
         )
         try:
             await engine.create(name, config)
@@ -402,9 +424,10 @@ class DockerRuntime:
             groups=channel.groups
             if isinstance(channel, RelayedChannel)
             else ContainerGroups(_pid(state)),
-            upkeep=Upkeep(limit, partial(self._release, sandbox_id)),
+            upkeep=Upkeep(limit, partial(self._release, sandbox_id), self._memory),
             open_agent=None if self._remote else work_dir.connect,
             tunnel=None if self._remote is None else self._remote.tunnel(name),
+            site=None if meta.user is None else site_of(work_dir, meta.user, _pid(state)),
         )
         self._sandboxes[sandbox_id] = sandbox
         return sandbox
@@ -423,6 +446,7 @@ class DockerRuntime:
         except RuntimeUnavailableError:
             _log.warning("a container is left until the Engine answers", extra={"container": name})
             return
+        self._memory.give_back(work_dir.meta())
         work_dir.remove()
         self._owed.discard(sandbox_id)
 
@@ -441,15 +465,22 @@ class DockerRuntime:
         meta, state = work_dir.meta(), await engine.inspect(name)
         if meta is None or state is None or not _is_ours(state, self._settings.tag):
             return None
-        if not state.get("State", {}).get("Running"):
+        is_whole = meta.user is None or work_dir.is_ready
+        if not state.get("State", {}).get("Running") or not is_whole:
             await self._release(sandbox_id)
             return None
+        if is_half_refilled(work_dir.path):
+            await self._release(sandbox_id)
+            raise WrongStateError("a gateway died while it restored the sandbox")
         try:
             channel = await self._adopted(sandbox_id, work_dir)
         except (OSError, SandboxBrokenError):
             await self._release(sandbox_id)
             return None
-        return self._take_up(sandbox_id, meta, channel, state)
+        sandbox = self._take_up(sandbox_id, meta, channel, state)
+        if sandbox.site is not None:
+            await self._memory.let_go_on(sandbox.site)
+        return sandbox
 
     async def _adopted(self, sandbox_id: SandboxId, work_dir: WorkDir) -> AgentChannel:
         if self._remote is not None:
@@ -472,6 +503,7 @@ class DockerRuntime:
             stay = bool(leave_running & self._sandboxes.keys())
             cleanup.push(partial(self._egress.aclose, sandboxes_stay=stay))
             cleanup.push(self._engine.aclose)
+            cleanup.push(self._memory.aclose)
             if self._pauses is not None:
                 cleanup.push(self._pauses.aclose)
             if self._remote is not None:

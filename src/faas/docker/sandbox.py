@@ -3,7 +3,8 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from faas.agent.ports import OpenAgent
 from faas.agent.process import AgentProcess, plain_verdict
 from faas.agent.protocol import ExitFrame
 from faas.agent.sandbox import AgentSandbox
+from faas.criu.site import Site, as_only_user
 from faas.docker.container import reserved_uids
 from faas.docker.groups import ContainerGroups
 from faas.docker.remote_groups import RemoteGroups
@@ -20,9 +22,11 @@ from faas.docker.work_dir import Meta
 from faas.errors import InvalidArgumentError, UnsupportedError
 from faas.ids import SandboxId
 from faas.model import ExitReason, Limits
+from faas.sandbox.capabilities import Resumption
 from faas.sandbox.protocols import Command, Exit, OutputFiles
 
 if TYPE_CHECKING:
+    from faas.docker.memory import ContainerMemory
     from faas.docker.tunnel import Tunnel
 
 _OOM_CODE = 128 + signal.SIGKILL
@@ -37,6 +41,7 @@ class Upkeep:
     """Change limits through the Engine, where its groups cannot be written."""
     release: Callable[[], Awaitable[None]]
     """Remove the container and its directory; called once."""
+    memory: "ContainerMemory"
 
 
 class DockerSandbox(AgentSandbox):
@@ -52,12 +57,16 @@ class DockerSandbox(AgentSandbox):
         upkeep: Upkeep,
         open_agent: OpenAgent | None = None,
         tunnel: "Tunnel | None" = None,
+        site: Site | None = None,
     ) -> None:
         super().__init__(sandbox_id, channel, open_agent=open_agent)
         self._meta = meta
         self._groups = groups
         self._upkeep = upkeep
         self._tunnel = tunnel
+        self.site = site
+        """Where it is on this host; None unless it keeps memory."""
+        self._moving = asyncio.Lock()
         self._destroying: asyncio.Future[None] | None = None
 
     @property
@@ -103,6 +112,31 @@ class DockerSandbox(AgentSandbox):
         if isinstance(self._groups, RemoteGroups):
             self._groups.look_again()
 
+    @asynccontextmanager
+    async def processes_taken(self, images: Path) -> AsyncGenerator[None]:
+        """Write its processes into `images`; they stand still inside the context."""
+        site = self._kept_at()
+        checkpointer = self._upkeep.memory.checkpointer()
+        async with self._moving, checkpointer.taken(self, site, images):
+            yield
+
+    async def restore_processes(
+        self, images: Path, resumptions: Mapping[str, Resumption]
+    ) -> dict[str, AgentProcess]:
+        """Go on from images, in a container that was made with `is_refilled`."""
+        site = self._kept_at()
+        async with self._moving:
+            return await self._upkeep.memory.refill(self, site, images, resumptions)
+
+    def _kept_at(self) -> Site:
+        self._require_alive()
+        if self.site is None:
+            raise UnsupportedError(
+                "this sandbox was not made for memory checkpoints",
+                hint="ask for it when it is made: memory: true",
+            )
+        return self.site
+
     async def destroy(self, reason: str) -> None:
         if self._destroying is None:
             self._is_destroyed = True
@@ -128,9 +162,11 @@ class DockerSandbox(AgentSandbox):
     def _command(self, command: Command) -> Command:
         if command.tty and "gvisor" in self.isolation:
             raise UnsupportedError("a terminal cannot be had in gVisor", hint="leave out tty")
+        home = "/root" if command.uid == 0 else "/"
+        if self._meta.user is not None:
+            command = as_only_user(command, self._meta.user)
         if taken := reserved_uids() & {command.uid, command.gid}:
             raise InvalidArgumentError(f"the user id {min(taken)} is reserved")
-        home = "/root" if command.uid == 0 else "/"
         env = {"PATH": _PATH, "HOME": home, "LANG": "C.UTF-8"}
         if command.tty:
             env["TERM"] = "xterm"

@@ -36,6 +36,9 @@ class DockerSettings:
     egress_host: Path | None = None
     """The network namespace that egress leaves by; None is the gateway's own."""
 
+    criu_prefix: Path | None = None
+    """Where scripts/criu.sh put CRIU; None is nowhere."""
+
     @property
     def address(self) -> EngineAddress:
         """Where the Engine is."""
@@ -61,6 +64,7 @@ class DockerSettings:
             logins=Path(place) if (place := context.options.get("docker_config")) else None,
             oci_runtime=context.options.get("docker_oci_runtime") or None,
             egress_dns=tuple(filter(None, context.options.get("egress_dns", "").split(","))),
+            criu_prefix=Path(place) if (place := context.options.get("criu_prefix")) else None,
         )
 
 

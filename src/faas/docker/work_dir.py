@@ -3,10 +3,13 @@
 import os
 import shutil
 import socket
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+
+_UCRED = struct.Struct("=iII")
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -15,11 +18,13 @@ class Meta(msgspec.Struct, frozen=True):
     image_digest: str
     isolation: str
     env: tuple[tuple[str, str], ...] = ()
+    user: int | None = None
+    """The only user of one that keeps memory; None: it keeps none."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkDir:
-    """`<work>/<sandbox id>/{meta.json, agent/agent.sock}`; the container sees `agent/` only."""
+    """`<work>/<sandbox id>/{meta.json, ready, agent/}`; the container sees `agent/` only."""
 
     path: Path
 
@@ -60,6 +65,25 @@ class WorkDir:
         finally:
             os.close(directory)
         return connection
+
+    def peer(self) -> int:
+        """Return the agent's number on this host; 0 when it is not a process of this host.
+
+        Raises:
+            OSError: nobody listens.
+        """
+        with self.connect() as connection:
+            told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        return int(_UCRED.unpack(told)[0])
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all was done that must be before a command is started in it."""
+        return (self.path / "ready").exists()
+
+    def note_ready(self) -> None:
+        """Write that down."""
+        (self.path / "ready").touch()
 
     def remove(self) -> None:
         """Take it away. Idempotent."""

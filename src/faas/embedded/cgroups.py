@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from faas.embedded import launcher
+from faas import launcher
 from faas.errors import RuntimeUnavailableError
 from faas.model import Limits
 

@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from faas.embedded.host_root import inodes_for
-from faas.embedded.launcher import Launcher, LayerVerb
 from faas.embedded.user_slots import first_uid
 from faas.errors import RuntimeUnavailableError, TooLargeError, UnsupportedError
 from faas.ids import SandboxId
+from faas.launcher import Launcher, LayerVerb
 from faas.sandbox.layers import Layer, LayerStack, Written
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)

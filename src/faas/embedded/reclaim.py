@@ -7,8 +7,8 @@ from pathlib import Path
 
 from faas.embedded.cgroups import Cgroups, Leaf
 from faas.embedded.freezer import Freezer
-from faas.embedded.launcher import SPARE_PREFIX
 from faas.embedded.run_dir import run_dirs
+from faas.launcher import SPARE_PREFIX
 from faas.sandbox.protocols import ReclaimReport
 
 

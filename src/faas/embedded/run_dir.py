@@ -16,15 +16,17 @@ from pathlib import Path
 
 import msgspec
 
-from faas.embedded import launcher
+from faas import launcher
+from faas.criu.site import FirstProcess, Site
 from faas.embedded.cgroups import Leaf
+from faas.embedded.user_slots import first_uid
 from faas.ids import SandboxId
 
 _META_VERSION = 1
 _SOCKET_NAME_MAX = 100
 _BACKLOG = 8
 """As many hosts as the agent serves at once."""
-_FILES = ("agent.sock", "pid", "pid.tmp", "checkpoint.lock", "stopped", "meta.json")
+_FILES = ("agent.sock", "pid", "pid.tmp", "checkpoint.lock", "stopped", "refilling", "meta.json")
 """The intent last: a crash in between must leave what tells of the rest."""
 _KILL_SECONDS = 10.0
 """A kernel tearing down hundreds of processes under load; past it something is wrong."""
@@ -132,19 +134,17 @@ class RunDir:
         pid = Path(self.pid_file).read_text().split()[0]
         return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
+    def first_process(self) -> FirstProcess | None:
+        """Return what the pid file names, be it alive or not; None before it is written."""
+        try:
+            return FirstProcess(*map(int, Path(self.pid_file).read_text().split()))
+        except (OSError, ValueError, TypeError):
+            return None
+
     def open_process(self) -> int | None:
         """Return a pidfd of the sandbox's first process; None when it is gone."""
-        try:
-            pid, start_time = map(int, Path(self.pid_file).read_text().split())
-            pidfd = os.pidfd_open(pid)
-        except (OSError, ValueError):
-            return None
-        # The number may have gone to another process: the start time, read while we hold the
-        # descriptor, tells.
-        if _start_time(pid) != start_time:
-            os.close(pidfd)
-            return None
-        return pidfd
+        first = self.first_process()
+        return None if first is None else first.open()
 
     def kill(self) -> bool:
         """Kill what the pid file names and wait until it is gone; False when nothing lived."""
@@ -158,6 +158,17 @@ class RunDir:
         finally:
             os.close(pidfd)
         return True
+
+    def site(self, meta: Meta) -> Site:
+        """Where it is, for whoever takes or restores its processes."""
+        assert meta.slot is not None  # noqa: S101  only those with a slot keep memory
+        return Site(
+            sandbox_id=self.sandbox_id,
+            directory=self.path,
+            first=self.first_process(),
+            user=first_uid(meta.slot),
+            groups=tuple(meta.leaf.procs_files),
+        )
 
     def removal(self) -> list[bytes]:
         """Return the chores that remove it."""
@@ -192,12 +203,3 @@ def wait_gone(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(_KILL_SECONDS * 1000))
-
-
-def _start_time(pid: int) -> int | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    # The name in parentheses may hold anything; the fields count from after the last one.
-    return int(text.rpartition(")")[2].split()[19])

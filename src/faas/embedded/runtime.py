@@ -21,15 +21,14 @@ from typing import ParamSpec, TypeVar
 
 from faas.agent.channel import AgentChannel
 from faas.cleanup import Cleanup
+from faas.criu.checkpoint import Checkpointer, is_half_refilled, let_go_on
+from faas.criu.program import Criu
+from faas.criu.program import find as find_criu
 from faas.egress import EgressNetwork
 from faas.embedded import diagnosis
 from faas.embedded.cgroups import Cgroups, open_cgroups
-from faas.embedded.checkpoint import Checkpointer, let_go_on
-from faas.embedded.criu import Criu
-from faas.embedded.criu import find as find_criu
 from faas.embedded.freezer import Freezer, open_freezer
 from faas.embedded.host_root import build_etc
-from faas.embedded.launcher import SPARE_PREFIX, Launcher
 from faas.embedded.layers import Layers
 from faas.embedded.reclaim import reclaim
 from faas.embedded.run_dir import Meta, RunDir, run_dirs
@@ -48,6 +47,7 @@ from faas.errors import (
     WrongStateError,
 )
 from faas.ids import SandboxId
+from faas.launcher import SPARE_PREFIX, Launcher
 from faas.model import FileInput, Limits, NetworkMode
 from faas.sandbox.capabilities import Capability
 from faas.sandbox.layers import Layer
@@ -110,6 +110,9 @@ class EmbeddedRuntime:
         if self._egress.is_available:
             able.add(Capability.EGRESS)
         return frozenset(able)
+
+    def why_without(self, capability: Capability) -> FaasError | None:
+        return self._no_criu if capability is Capability.MEMORY_SNAPSHOT else None
 
     @property
     def isolation(self) -> str:
@@ -337,8 +340,11 @@ class EmbeddedRuntime:
         if meta.slot is not None:
             self._slots.reserve(meta.slot)
         sandbox = self._take_up(run_dir, meta, channel, pidfd)
+        if is_half_refilled(run_dir.path):
+            await sandbox.destroy("it was not wholly restored")
+            raise WrongStateError("a gateway died while it restored the sandbox")
         if meta.keeps_memory:
-            await self._off_loop(let_go_on, run_dir)
+            await self._off_loop(let_go_on, run_dir.site(meta))
         # An agent that is frozen does not answer; whoever wants it paused pauses it again.
         await sandbox.resume()
         try:

@@ -13,8 +13,9 @@ from faas.agent.channel import AgentChannel
 from faas.agent.process import AgentProcess, plain_verdict
 from faas.agent.protocol import ExitFrame
 from faas.agent.sandbox import AgentSandbox
+from faas.criu.checkpoint import Checkpointer
+from faas.criu.site import Site, as_only_user
 from faas.embedded.cgroups import Meter
-from faas.embedded.checkpoint import Checkpointer, Site
 from faas.embedded.layers import Layers
 from faas.embedded.run_dir import Meta, RunDir
 from faas.errors import SandboxBrokenError, UnsupportedError
@@ -56,7 +57,7 @@ class EmbeddedSandbox(AgentSandbox):
         upkeep: Upkeep,
     ) -> None:
         super().__init__(run_dir.sandbox_id, channel, open_agent=run_dir.connect)
-        self._site = Site(run_dir, meta)
+        self._run_dir = run_dir
         self._meta = meta
         self._meter = Meter(meta.leaf)
         self._pidfd = pidfd
@@ -107,6 +108,11 @@ class EmbeddedSandbox(AgentSandbox):
     def base(self) -> str | None:
         """The snapshot whose layers it stands on."""
         return self._meta.base
+
+    @property
+    def _site(self) -> Site:
+        """Where it is; only of one that keeps memory."""
+        return self._run_dir.site(self._meta)
 
     @property
     def _slot(self) -> int | None:
@@ -197,7 +203,7 @@ class EmbeddedSandbox(AgentSandbox):
 
     def _command(self, command: Command) -> Command:
         if self._meta.keeps_memory:
-            command = _as_only_user(command, self._site.user)
+            command = as_only_user(command, self._site.user)
             return self._complete(command, home="/root")
         return self._complete(command, home="/root" if command.uid == 0 else "/")
 
@@ -213,15 +219,6 @@ class EmbeddedSandbox(AgentSandbox):
         return AgentProcess(
             self._channel, name, verdict=judge.verdict, loss_verdict=judge.loss_verdict
         )
-
-
-def _as_only_user(command: Command, user: int) -> Command:
-    if command.uid or command.gid:
-        raise UnsupportedError(
-            "a sandbox that keeps memory has one user only",
-            hint="leave out `user`, or `memory`",
-        )
-    return replace(command, uid=user, gid=user)
 
 
 class _Judge:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from faas.criu.program import PIDS_OF_CRIU
 from faas.embedded.host_root import host_ops
 from faas.embedded.image_root import image_ops
 from faas.embedded.plan import (
@@ -41,8 +42,6 @@ _NOFILE_MAX = 65_536
 _MEMLOCK_BYTES = 8 << 20
 _RUN_BYTES = 16 << 20
 _NETWORK_NEW, _NETWORK_POOLED = 0, 2
-PIDS_OF_CRIU = 1_000
-"""CRIU and its helpers take numbers up to here while they restore; what is restored lies above."""
 
 
 @dataclass(frozen=True, slots=True)

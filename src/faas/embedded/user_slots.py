@@ -11,6 +11,8 @@ from faas.errors import ResourceExhaustedError
 FIRST_UID = 0x7000_0000
 """Above what distributions hand out (subuid, systemd's dynamic users and containers)."""
 WIDTH = 65_536
+FIRST_SLOT = 1
+"""The range before is for containers that keep memory, a user each."""
 COUNT = 0x7000
 """Up to 0xE0000000, well below the ids the kernel keeps for itself."""
 
@@ -19,7 +21,7 @@ class UserSlots:
     """Hands out slot numbers; two gateways on one host start at different places."""
 
     def __init__(self, tag: str) -> None:
-        self._next = zlib.crc32(tag.encode()) % COUNT
+        self._next = _within(zlib.crc32(tag.encode()))
         self._taken: set[int] = set()
 
     def take(self) -> int:
@@ -28,8 +30,8 @@ class UserSlots:
         Raises:
             ResourceExhaustedError: all are in use.
         """
-        for _ in range(COUNT):
-            slot, self._next = self._next, (self._next + 1) % COUNT
+        for _ in range(FIRST_SLOT, COUNT):
+            slot, self._next = self._next, _within(self._next + 1 - FIRST_SLOT)
             if slot not in self._taken:
                 self._taken.add(slot)
                 return slot
@@ -47,3 +49,7 @@ class UserSlots:
 def first_uid(slot: int) -> int:
     """Return the host's id of the slot's root."""
     return FIRST_UID + slot * WIDTH
+
+
+def _within(number: int) -> int:
+    return FIRST_SLOT + number % (COUNT - FIRST_SLOT)

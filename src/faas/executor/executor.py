@@ -243,7 +243,7 @@ class PlatformExecutor:
         active = self._find_active(execution_id, principal)
         if active is None:
             self._stored(execution_id, principal)
-        if active is None or active.process is None or not active.entry.spec.tty:
+        if active is None or active.process is None:
             raise WrongStateError("there is no terminal that runs")
         await active.process.resize(rows=rows, columns=columns)
 

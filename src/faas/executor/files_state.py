@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 from faas.errors import InvalidArgumentError, NotFoundError, UnsupportedError
+from faas.sandbox.guarded import save_archive
 from faas.sandbox.protocols import FileKind, FileStat, RootFilesystem, Sandbox
 from faas.snapshots.tree import GONE, clean_path
 
@@ -56,6 +57,21 @@ async def capture(sandbox: Sandbox, root: RootFilesystem, target: Path) -> None:
         await asyncio.to_thread(_join, pieces, root, target)
 
 
+async def capture_places(sandbox: Sandbox, places: tuple[str, ...], target: Path) -> None:
+    """Write the files of a sandbox that can be written in some places only to `target`, a tar.
+
+    It has one user, so all of them are told as root's.
+    """
+    with TemporaryDirectory(dir=target.parent, prefix="capture-") as scratch:
+        pieces: list[tuple[str, Path]] = []
+        for number, place in enumerate(places):
+            with suppress(NotFoundError):
+                piece = Path(scratch) / str(number)
+                await save_archive(sandbox, place, piece)
+                pieces.append((f"{clean_path(place)}/", piece))
+        await asyncio.to_thread(_join_places, pieces, target)
+
+
 async def restore_places(sandbox: Sandbox, places: tuple[str, ...], tar: Path) -> None:
     """Bring a fresh sandbox to what `tar` keeps, all of which lies where it can be written.
 
@@ -63,7 +79,7 @@ async def restore_places(sandbox: Sandbox, places: tuple[str, ...], tar: Path) -
         UnsupportedError: something lies elsewhere.
     """
     inside = tuple(f"{clean_path(place)}/" for place in places)
-    with NamedTemporaryFile(dir=tar.parent, prefix="taken-", suffix=".tar") as fitting:
+    with NamedTemporaryFile(dir=tar.parent, prefix=".taken-", suffix=".tar") as fitting:
         await asyncio.to_thread(_fit, tar, inside, Path(fitting.name))
         await sandbox.put_archive(Path(fitting.name), path="/")
 
@@ -170,6 +186,24 @@ def _join(pieces: list[tuple[FileStat, Path | None]], root: RootFilesystem, targ
         _write(pieces, _Image(root.path), target)
     except tarfile.TarError as failure:
         raise InvalidArgumentError("the sandbox's files cannot be read as a tar") from failure
+
+
+def _join_places(pieces: list[tuple[str, Path]], target: Path) -> None:
+    try:
+        with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as whole:
+            for prefix, piece in pieces:
+                _copy_as_roots(piece, prefix, whole)
+    except tarfile.TarError as failure:
+        raise InvalidArgumentError("the sandbox's files cannot be read as a tar") from failure
+
+
+def _copy_as_roots(piece: Path, prefix: str, whole: tarfile.TarFile) -> None:
+    with tarfile.open(piece, "r:") as part:
+        for member in part:
+            if member.isreg() or member.isdir() or member.issym() or member.islnk():
+                fresh = _prefixed(member, prefix)
+                fresh.uid = fresh.gid = 0
+                whole.addfile(fresh, part.extractfile(member) if member.isreg() else None)
 
 
 def _write(pieces: list[tuple[FileStat, Path | None]], image: _Image, target: Path) -> None:

@@ -11,7 +11,6 @@ from faas.clock import Clock
 from faas.errors import FaasError, SnapshotNotFoundError, UnsupportedError, WrongStateError
 from faas.events import EventBus
 from faas.executor.disposal import Disposal
-from faas.executor.files_state import restore
 from faas.executor.images import ImageResolver
 from faas.executor.instance_records import InstanceRecord
 from faas.executor.keeping import Keeping, Subject
@@ -179,7 +178,7 @@ class Housing:
         """Files, then processes."""
         async with self._shelf_or_refuse().lent(source) as kept:
             if kept.tar is not None and sandbox.base != source.id:
-                await restore(sandbox, kept.tar)
+                await self._kept.unpack(kept.tar, sandbox, root)
             else:
                 await self._kept.fill(source.id, sandbox, root)
             return await sandbox.restore_processes(kept.images, resumptions)

@@ -17,6 +17,7 @@ from faas.executor.instance_records import (
     Intent,
 )
 from faas.executor.instance_steps import Steps
+from faas.executor.memory_shelf import runtime_for
 from faas.executor.settings import ExecutorSettings
 from faas.ids import InstanceId, new_instance_id, new_sandbox_id
 from faas.images import ImageProvider
@@ -150,7 +151,11 @@ class Creation:
         if spec.snapshot_id is None:
             return spec
         record = await self._housing.store.get(spec.snapshot_id, tenant=principal.tenant.id)
-        return replace(spec, snapshot_id=record.id, image=record.image or record.image_digest)
+        runtime = spec.runtime
+        if spec.memory and record.has_memory:
+            runtime = runtime_for(record, runtime)
+        image = record.image or record.image_digest
+        return replace(spec, snapshot_id=record.id, image=image, runtime=runtime)
 
 
 def _within(spec: ExecutionSpec, instance: InstanceRecord) -> ExecutionSpec:

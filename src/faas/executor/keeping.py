@@ -144,7 +144,7 @@ class Keeping:
         runtime = self._registry.get(sandbox.runtime)
         if runtime is None or not isinstance(sandbox, GuardedSandbox):
             return None
-        places = self._places(sandbox.runtime, subject.root)
+        places = self.places(sandbox.runtime, subject.root)
         if places is not None:
             return await self._promise_pieces(sandbox, subject, places)
         with self._head_start.taken():
@@ -279,12 +279,20 @@ class Keeping:
         await self.settle(snapshot_id)
         record = await self._snapshots.get(snapshot_id)
         check_image(snapshot_id, record.image_digest, sandbox.image_digest)
-        places = self._places(sandbox.runtime, root)
         async with self._snapshots.held(record.id), self._tars.lent(record.id) as tar:
-            if places is None:
-                await restore(sandbox, tar)
-            else:
-                await restore_places(sandbox, places, tar)
+            await self.unpack(tar, sandbox, root)
+
+    async def unpack(self, tar: Path, sandbox: Sandbox, root: RootFilesystem) -> None:
+        """Bring a fresh sandbox to what a tar keeps, wherever it can be written.
+
+        Raises:
+            UnsupportedError: something lies where it cannot be written.
+        """
+        places = self.places(sandbox.runtime, root)
+        if places is None:
+            await restore(sandbox, tar)
+        else:
+            await restore_places(sandbox, places, tar)
 
     async def fill_at_once(self, snapshot_id: str, sandbox: Sandbox) -> bool:
         """Give a fresh sandbox the pieces a snapshot is made of, perhaps before it is written;
@@ -314,7 +322,7 @@ class Keeping:
             pace=pace,
         )
 
-    def _places(self, runtime: str, root: RootFilesystem) -> tuple[str, ...] | None:
+    def places(self, runtime: str, root: RootFilesystem) -> tuple[str, ...] | None:
         """Where a sandbox of that runtime can be written; None: everywhere."""
         found = self._registry.get(runtime)
         return found.writable(root) if isinstance(found, Confining) else None
@@ -324,7 +332,7 @@ class Keeping:
         able: list[str] = []
         for name in self._registry.names:
             runtime = self._registry.get(name)
-            places = self._places(name, root)
+            places = self.places(name, root)
             has_image = runtime is not None and (
                 root.path is not None or Capability.HOST_IMAGE in runtime.capabilities
             )
@@ -334,7 +342,7 @@ class Keeping:
         return tuple(able)
 
     async def _keep_tar(self, sandbox: Sandbox, subject: Subject) -> SnapshotRecord:
-        places = self._places(sandbox.runtime, subject.root)
+        places = self.places(sandbox.runtime, subject.root)
         if places is not None:
             made = subject.snapshot_id or new_snapshot_id()
             pieces = await self._take_pieces(sandbox, places, made)

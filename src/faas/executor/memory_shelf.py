@@ -36,11 +36,12 @@ from faas.errors import (
     UnsupportedError,
 )
 from faas.executor.background import Background
-from faas.executor.files_state import capture
+from faas.executor.files_state import capture, capture_places
 from faas.executor.layers import Delta
 from faas.executor.memory_seal import SEAL, check, not_ours, own_key, seal
 from faas.executor.written import folder_of, settled_by
 from faas.ids import SnapshotId, new_snapshot_id
+from faas.model import RuntimeChoice
 from faas.sandbox.guarded import GuardedSandbox
 from faas.sandbox.protocols import RootFilesystem
 from faas.snapshots import SnapshotInfo, SnapshotRecord, SnapshotStore
@@ -90,6 +91,7 @@ class MemoryShelf:
         background: Background,
         clock: Clock,
         image: Callable[[str], RootFilesystem],
+        places: Callable[[str, RootFilesystem], tuple[str, ...] | None],
         key: bytes = b"",
         is_synced: bool = False,
     ) -> None:
@@ -98,6 +100,7 @@ class MemoryShelf:
         self._background = background
         self._clock = clock
         self._image = image
+        self._places_of = places
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._key = key or own_key(directory.parent / "memory.key")
         self._is_synced = is_synced
@@ -139,9 +142,9 @@ class MemoryShelf:
                 sandbox.processes_taken(staged / "images"),
             ):
                 if is_there or sandbox.base is None:
-                    over = await _take_files(sandbox, root, staged, disk_bytes)
+                    over = await self._take_files(sandbox, root, staged, disk_bytes)
                 else:
-                    over = await _take_all_files(sandbox, root, staged)
+                    over = await self._take_all_files(sandbox, root, staged)
                 record = await self._record(staged, minted, info, alias)
                 entry = _Entry(record=record, info=info, alias=alias, over=over, replaces=replaces)
                 final = self._directory / minted
@@ -153,6 +156,27 @@ class MemoryShelf:
             await asyncio.to_thread(partial(shutil.rmtree, staged, ignore_errors=True))
             raise
         return record
+
+    async def _take_files(
+        self, sandbox: GuardedSandbox, root: RootFilesystem, staged: Path, disk_bytes: int
+    ) -> SnapshotId | None:
+        """Read the files of a sandbox that stands still; return the snapshot they are over."""
+        try:
+            async with sandbox.look() as written:
+                folder = folder_of(written, root, disk_bytes=disk_bytes)
+                await asyncio.to_thread(write_plain, folder, staged / "files")
+                return None if written.base is None else SnapshotId(written.base)
+        except UnsupportedError:
+            return await self._take_all_files(sandbox, root, staged)
+
+    async def _take_all_files(
+        self, sandbox: GuardedSandbox, root: RootFilesystem, staged: Path
+    ) -> None:
+        places = self._places_of(sandbox.runtime, root)
+        if places is None:
+            await capture(sandbox, root, staged / "files.tar")
+        else:
+            await capture_places(sandbox, places, staged / "files.tar")
 
     async def _record(
         self, staged: Path, minted: SnapshotId, info: SnapshotInfo, alias: str | None
@@ -260,8 +284,8 @@ class MemoryShelf:
             if entry is None or ((folder / "settled").exists() and not await self._has(folder)):
                 await asyncio.to_thread(partial(shutil.rmtree, folder, ignore_errors=True))
                 continue
-            for copy in folder.glob(".*"):  # of restores that a dead gateway had begun
-                await asyncio.to_thread(partial(shutil.rmtree, copy, ignore_errors=True))
+            for left in folder.glob(".*"):  # of restores that a dead gateway had begun
+                await asyncio.to_thread(_remove, left)
             if not (folder / "settled").exists():
                 waiting += 1
                 self._announce(entry)
@@ -327,21 +351,29 @@ class MemoryShelf:
             raise DataLossError("what is known of a memory checkpoint cannot be read") from damage
 
 
-async def _take_files(
-    sandbox: GuardedSandbox, root: RootFilesystem, staged: Path, disk_bytes: int
-) -> SnapshotId | None:
-    """Read the files of a sandbox that stands still; return the snapshot they are over."""
-    try:
-        async with sandbox.look() as written:
-            folder = folder_of(written, root, disk_bytes=disk_bytes)
-            await asyncio.to_thread(write_plain, folder, staged / "files")
-            return None if written.base is None else SnapshotId(written.base)
-    except UnsupportedError:
-        return await _take_all_files(sandbox, root, staged)
+def runtime_for(memory: SnapshotRecord, asked: RuntimeChoice) -> RuntimeChoice:
+    """Return the runtime that a memory checkpoint goes on in.
+
+    Raises:
+        UnsupportedError: the one asked for cannot restore it.
+    """
+    able = [choice for choice in RuntimeChoice if choice.value in memory.runtimes]
+    if not able or asked in able:
+        return asked
+    if asked is RuntimeChoice.AUTO:
+        return able[0]
+    raise UnsupportedError(
+        f"this memory was taken by the runtime {able[0].value} and cannot go on in {asked.value}",
+        hint="leave the runtime out, or use the files only (memory: false)",
+        details={"supported": list(memory.runtimes)},
+    )
 
 
-async def _take_all_files(sandbox: GuardedSandbox, root: RootFilesystem, staged: Path) -> None:
-    await capture(sandbox, root, staged / "files.tar")
+def _remove(left: Path) -> None:
+    if left.is_dir():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
 
 
 def _size(folder: Path) -> int:

@@ -64,11 +64,6 @@ def check_mode(spec: ExecutionSpec) -> None:
         raise InvalidArgumentError(
             "an answer from the cache has no memory", hint="leave out memory, or use another mode"
         )
-    if spec.memory and spec.tty:
-        raise UnsupportedError(
-            "the memory of a command on a terminal cannot be kept",
-            hint="leave out tty, or memory",
-        )
     if spec.checkpoint_after_ms is not None and not (
         spec.memory and spec.mode is Mode.CHECKPOINTED
     ):

@@ -13,7 +13,7 @@ child something to start from. The parent may be
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import msgspec
@@ -28,11 +28,10 @@ from faas.errors import (
 from faas.executor.active import Active
 from faas.executor.descriptions import Wanted, config_of, of_active, of_parked, subject_of
 from faas.executor.expiry import tidy
-from faas.executor.files_state import restore
 from faas.executor.inheritance import Parent, child_of, reference_in
 from faas.executor.keeping import Keeping, Promise, check_image
 from faas.executor.layers import Wanted as Child
-from faas.executor.memory_shelf import MemoryShelf
+from faas.executor.memory_shelf import MemoryShelf, runtime_for
 from faas.executor.parking import Parked, Parking
 from faas.executor.settings import ExecutorSettings
 from faas.ids import ExecutionId, SnapshotId
@@ -91,7 +90,9 @@ class Origins:
         if reference is None:
             return spec
         if spec.is_resumption:
-            parent = await self._parent(await self.memory_of(reference, principal))
+            record = await self.memory_of(reference, principal)
+            spec = replace(spec, runtime=runtime_for(record, spec.runtime))
+            parent = await self._parent(record)
         else:
             parent = await self.parent_of(reference, principal)
         return child_of(spec, parent, self._executions.resolve_image)
@@ -286,7 +287,7 @@ class Origins:
             check_image(snapshot_id, record.image_digest, sandbox.image_digest)
             async with self._shelf.lent(record) as kept:
                 if kept.tar is not None:
-                    await restore(sandbox, kept.tar)
+                    await self._keeping.unpack(kept.tar, sandbox, root)
                     return
         await self._keeping.fill(snapshot_id, sandbox, root)
 

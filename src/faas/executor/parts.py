@@ -102,17 +102,17 @@ class Fixtures:
         )
         self.keeping = None if snapshots is None else self._open_keeping(snapshots)
         self.shelf = None
-        if snapshots is not None:
+        if snapshots is not None and self.keeping is not None:
             self.shelf = MemoryShelf(
                 settings.memory_dir,
                 store=snapshots,
                 background=self.work,
                 clock=clock,
                 image=images.resolve,
+                places=self.keeping.places,
                 key=settings.memory_key,
                 is_synced=settings.ledger_synchronous == "full",
             )
-        if self.keeping is not None and self.shelf is not None:
             self.keeping.layers.also_from(self.shelf)
 
     def assemble(self) -> Parts:

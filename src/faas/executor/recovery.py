@@ -1,7 +1,8 @@
 """Takes up what a former gateway left, by what the ledger says of it.
 
 * running, and its sandbox can be adopted with the command in it: waited for, as ever.
-* running, and its sandbox is there without the command: it never began; treated as queued.
+* running, and its sandbox is there without the command, or was not wholly restored from memory: it
+  never began; treated as queued.
 * running, and its sandbox is gone: failed, `sandbox_broken`. It may have run, so it is not
   repeated, and its idempotency key keeps answering with that failure.
 * running in an instance that is on disk: waited for, until the instance is resumed.
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from faas.clock import Clock
-from faas.errors import FaasError, SandboxBrokenError, UnavailableError
+from faas.errors import FaasError, SandboxBrokenError, UnavailableError, WrongStateError
 from faas.events import EventBus
 from faas.executor.active import NO_ROOT, Active
 from faas.executor.admission import Admission, Ticket
@@ -63,7 +64,7 @@ class RecoveryReport:
     reclaimed: Mapping[str, ReclaimReport] = field(default_factory=dict[str, ReclaimReport])
 
 
-Adopted = tuple[GuardedSandbox, Process | None]
+Adopted = tuple[GuardedSandbox | None, Process | None]
 
 
 class Recovery:
@@ -158,10 +159,15 @@ class Recovery:
             return None
         try:
             async with gate, asyncio.timeout(ADOPT_SECONDS_MAX):
-                guarded = await self._sandbox(entry, sandbox_id)
+                try:
+                    guarded = await self._sandbox(entry, sandbox_id)
+                except WrongStateError:
+                    return None, None  # it was to go on from memory, and that was not done
                 if guarded is None:
                     return None
                 process = await guarded.attach(process_name(entry))
+                if process is None and not isinstance(guarded, Borrowed):
+                    await guarded.destroy("its command never began")
         except (FaasError, OSError):
             return None
         # One that has moved began long ago.

@@ -31,7 +31,9 @@ async def feed(
         active.stdin_turn = asyncio.Lock()
     async with active.stdin_turn:
         if offset is None:
-            offset = active.stdin_taken
+            # One that goes on from memory, or outlived a gateway, has taken some from others.
+            known = active.stdin_taken
+            offset = known or await process.write_stdin(b"", offset=0)
         end = offset + len(data)
         taken = offset
         while True:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from faas.errors import FaasError
     from faas.sandbox.protocols import OutputFiles, Process, RootFilesystem
 
 
@@ -48,6 +49,15 @@ class Weighed(Protocol):
 
     def idle_bytes(self, isolation_min: str | None) -> int:
         """Return about how much memory one ready sandbox made by that demand holds."""
+        ...
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """A runtime that knows why it cannot do something here."""
+
+    def why_without(self, capability: Capability) -> "FaasError | None":
+        """Return what is in the way, as a refusal; None where there is nothing to say."""
         ...
 
 

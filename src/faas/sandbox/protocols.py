@@ -345,7 +345,11 @@ class Runtime(Protocol):
     async def create(self, spec: SandboxSpec) -> Sandbox: ...
 
     async def adopt(self, sandbox_id: SandboxId) -> Sandbox | None:
-        """Take back a sandbox that outlived its gateway; None when it is gone."""
+        """Take back a sandbox that outlived its gateway; None when it is gone.
+
+        Raises:
+            WrongStateError: it was to go on from memory, and that was not done; now it is gone.
+        """
         ...
 
     async def reclaim(self, *, keep: AbstractSet[SandboxId]) -> ReclaimReport:

@@ -26,7 +26,7 @@ from faas.errors import (
 from faas.events import EventBus, RuntimeProbed, SandboxCreated, SandboxCreateFailed
 from faas.ids import SandboxId
 from faas.model import ExecutionSpec, NetworkMode, RuntimeChoice
-from faas.sandbox.capabilities import Capability, Weighed
+from faas.sandbox.capabilities import Capability, Explaining, Weighed
 from faas.sandbox.choice import Choice, IsWarm, Speeds, best, missing, way_of
 from faas.sandbox.isolation import ISOLATION_LADDER, reaches
 from faas.sandbox.protocols import ProbeReport, RootFilesystem, Runtime
@@ -90,6 +90,12 @@ def installed_runtimes() -> dict[str, OpenRuntime]:
 
 
 _Question = tuple[RuntimeChoice, NetworkMode, bool, bool, str | None, bool, str | None]
+
+
+def _why_without(runtime: Runtime, lack: str) -> FaasError | None:
+    if not isinstance(runtime, Explaining) or lack not in set(Capability):
+        return None
+    return runtime.why_without(Capability(lack))
 
 
 def _is_cold(_: Choice) -> bool:
@@ -240,11 +246,19 @@ class Registry:
     ) -> FaasError:
         for runtime in candidates:
             if lacks := missing(runtime, spec, root):
+                why = _why_without(runtime, lacks[0])
                 return UnsupportedError(
                     f"the runtime {runtime.name} cannot do this here:"
-                    f" {', '.join(_WORDS.get(lack, lack) for lack in lacks)}",
-                    hint=_HINTS.get(lacks[0]),
-                    details={"missing": lacks, "runtime": runtime.name},
+                    f" {', '.join(_WORDS.get(lack, lack) for lack in lacks)}"
+                    + (f"; {why.message}" if why else ""),
+                    hint=why.hint if why and why.hint else _HINTS.get(lacks[0]),
+                    details={
+                        "missing": lacks,
+                        "runtime": runtime.name,
+                        "supported": [
+                            one.name for one in self.available() if not missing(one, spec, root)
+                        ],
+                    },
                 )
         by_name = (
             f"the runtime {spec.runtime.value} here does not isolate"

@@ -185,6 +185,23 @@ def test_a_checkpoint_survives_the_gateway_killed_right_after_it(gateway, call):
     assert call.get(f"/api/v1/snapshots/{kept['snapshot_id']}")["has_memory"]
 
 
+def test_what_was_not_wholly_restored_when_the_gateway_died_is_restored_anew(gateway, call):
+    kept = run(call, command=PYTHON, checkpoint_after_ms=400)
+    places = (gateway.data_dir / "data" / "run").resolve()
+    before = set(places.iterdir())
+    made = run(call, snapshot_id=kept["snapshot_id"], wait=False, timeout_ms=60_000)["execution_id"]
+    until(lambda: len(numbers(call.logs(made))) > 5)
+    gateway.kill()
+    [place] = {path for path in set(places.iterdir()) - before if path.name.startswith("sbx-")}
+    (place / "refilling").touch()  # as killed before it was done
+    gateway.start()
+    until(lambda: len(numbers(call.logs(made))) > 5)
+    assert not place.exists()
+    whole = numbers(kept["stdout"] + call.logs(made))
+    assert whole == list(range(len(whole)))
+    call.post(f"/api/v1/executions/{made}/cancel")
+
+
 def test_memory_that_comes_back_from_the_store_is_used_only_with_our_seal(gateway, call):
     kept = run(call, command=PYTHON, checkpoint_after_ms=300)
     call.post(f"/api/v1/snapshots/{kept['snapshot_id']}/verify")  # waits until it is stored

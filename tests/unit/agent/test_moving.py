@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from faas.agent.moving import adopt_flags, pack_adopt, parse_exported
+from faas.agent.moving import TYPED_BYTES_MAX, Terminal, adopt_flags, pack_adopt, parse_exported
 from faas.agent.protocol import ProtocolError
 
 FRAMES = json.loads((Path(__file__).parents[3] / "spec/vectors/frames.json").read_text())["frames"]
@@ -35,3 +35,19 @@ def test_what_is_packed_is_what_the_vectors_say():
     vector = next(v for v in FRAMES if v["name"] == "adopt_fed_with_input_unread")
     assert pack_adopt("again", fed) == bytes.fromhex(vector["hex"])[HEADER_BYTES:]
     assert adopt_flags(fed) == vector["flags"]
+
+
+def test_a_terminal_goes_with_its_command():
+    exported = parse_exported(EXPORTED["exported_on_a_terminal"])
+    assert exported.terminal == Terminal(3, 0x4B, b"\x01\0\0half")
+    vector = next(v for v in FRAMES if v["name"] == "adopt_on_a_terminal")
+    assert pack_adopt("shell", exported) == bytes.fromhex(vector["hex"])[HEADER_BYTES:]
+    assert adopt_flags(exported) == vector["flags"]
+
+
+def test_more_typed_than_a_terminal_holds_is_refused():
+    whole = EXPORTED["exported_on_a_terminal"].removesuffix(b"\7\0\0\0\x01\0\0half")
+    most = TYPED_BYTES_MAX
+    assert parse_exported(whole + most.to_bytes(4, "little") + bytes(most)).terminal is not None
+    with pytest.raises(ProtocolError):
+        parse_exported(whole + (most + 1).to_bytes(4, "little") + bytes(most + 1))

@@ -51,8 +51,11 @@ def inner_pid_max(init: int) -> int:
 
 
 def go_on(init: int, *, spared: set[int]) -> None:
-    """Let stopped processes run on, but for those that the sandbox had stopped itself."""
-    for seen in below(init):
+    """Let stopped processes run on, but for those that the sandbox had stopped itself.
+
+    Children first: a shell that saw its foreground job stopped would take the terminal from it.
+    """
+    for seen in reversed(below(init)):
         if seen.state == "T" and seen.inner_pid not in spared:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(seen.pid, signal.SIGCONT)
@@ -64,6 +67,16 @@ def descriptors(pid: int) -> Iterator[tuple[int, str]]:
         for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 yield int(link.name), str(link.readlink())
+
+
+def terminal_of(pid: int) -> int:
+    """Read the device number of the terminal that controls a process; 0 when none does."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    # Field 7; signed, as the kernel prints it.
+    return int(text.rpartition(")")[2].split()[4]) & 0xFFFF_FFFF
 
 
 def is_ours(pid: int, init: int) -> bool:
@@ -86,6 +99,28 @@ def privileges(pid: int) -> dict[str, str]:
             if name in wanted:
                 found[name] = " ".join(value.split())
     return found
+
+
+def groups(pid: int) -> str:
+    """Read which control groups it is in; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return ""
+
+
+def label(pid: int) -> str:
+    """Read what a security module of the kernel (AppArmor, SELinux) holds it to; empty: nothing."""
+    try:
+        return Path(f"/proc/{pid}/attr/current").read_text().rstrip("\0\n")
+    except OSError:
+        return ""
+
+
+def has_ended(pid: int) -> bool:
+    """Whether it is gone, or was only not waited for."""
+    seen = _look(pid)
+    return seen is None or seen.state == "Z"
 
 
 def _children(pid: int) -> Iterator[int]:

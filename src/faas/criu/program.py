@@ -2,16 +2,18 @@
 
 `native/checkpoint.c` shows CRIU its own tree and the folder of images at `/proc/fs`, where nobody
 in the sandbox can look. Nothing of the sandbox's own files may be loaded or executed by it, for it
-is root of the host: so no configuration files, a plug-in folder that is empty, its own loader and
-libraries, no lock on the network (there is none to the outside, and the tool for it would be the
-sandbox's), and what it found out about the kernel is a file the sandbox can neither change nor
-replace (`sandbox_plan`).
+is root of the host: so no configuration files, a plug-in folder that is empty, its own libraries
+and its own loader (a copy that does not look at `/etc/ld.so.preload`, which is the sandbox's), no
+lock on the network (there is none to the outside, and the tool for it would be the sandbox's), and
+what it found out about the kernel is a file the sandbox can neither change nor replace
+(`sandbox_plan`).
 """
 
 import os
 import re
 import struct
 import subprocess
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +31,16 @@ IMAGES = f"{PLACE}/images"
 FIRST_FD = 10
 """Where descriptors handed over begin in CRIU, as in checkpoint.c."""
 HINT = "scripts/criu.sh DIRECTORY, then set criu_prefix to it; `faas doctor` says more"
+PIDS_OF_CRIU = 1_000
+"""CRIU and its helpers take numbers up to here while they restore; what is restored lies above."""
 _LOG_BYTES_MAX = 64 << 10
 _GHOST_BYTES_MAX = 64 << 20
 """Of a file that is open and has no name any more: kept with the memory."""
 _COLLECT_SECONDS = 20
 _CHECK_SECONDS = 30.0
 _VERSION_MIN = (4, 0)
+_LEARNING = threading.Lock()
+"""Runtimes of one gateway start together and share what it finds out."""
 _LOADERS = (
     "usr/lib64/ld-linux-x86-64.so.2",
     "lib64/ld-linux-x86-64.so.2",
@@ -80,6 +86,8 @@ class Run:
     groups: Sequence[str] = ()
     """`cgroup.procs` files of what is restored."""
     last_pid_after: int = 0
+    last_pid_before: int = 0
+    """With no `argv` it is all that is set, and nothing is run."""
 
     def encoded(self) -> bytes:
         """The request without its head."""
@@ -88,7 +96,8 @@ class Run:
                 _string(self.tree),
                 _string(self.images),
                 _string(self.preload),
-                struct.pack("<IIII", self.user, 0, self.last_pid_after, len(self.groups)),
+                struct.pack("<III", self.user, self.last_pid_before, self.last_pid_after),
+                struct.pack("<I", len(self.groups)),
                 *map(_string, self.groups),
                 struct.pack("<I", len(self.argv)),
                 *map(_string, self.argv),
@@ -96,12 +105,13 @@ class Run:
         )
 
 
-def dump_arguments(pid: int) -> list[str]:
-    """Take a tree of processes and leave it standing still."""
+def dump_arguments(pid: int, external: Sequence[str]) -> list[str]:
+    """Take a tree of processes and leave it standing still; `external` is held by others."""
+    held = [word for resource in external for word in ("--external", resource)]
     return [
         "dump", *_COMMON, "--tree", str(pid), "--leave-stopped",
         "--log-file", "dump.log", "--timeout", str(_COLLECT_SECONDS),
-        "--ghost-limit", str(_GHOST_BYTES_MAX),
+        "--ghost-limit", str(_GHOST_BYTES_MAX), *held,
     ]  # fmt: skip
 
 
@@ -134,6 +144,8 @@ def find(prefix: Path | None, cache: Path, *, preload: Path) -> Criu:
         raise UnsupportedError("CRIU is not installed", hint=HINT)
     tree = (prefix / "root").resolve()
     loader = next((path for path in _LOADERS if (tree / path).exists()), None)
+    if loader is not None:  # as a plain file of the tree: no link may lead into the sandbox
+        loader = os.path.relpath((tree / loader).resolve(), tree)
     program = next((p for p in ("usr/sbin/criu", "usr/bin/criu") if (tree / p).is_file()), None)
     if loader is None or program is None:
         raise UnsupportedError(f"there is no CRIU in {prefix.name}", hint=HINT)
@@ -159,6 +171,11 @@ def _version(wrapper: Path) -> str:
 
 
 def _learn(wrapper: Path, cache: Path) -> Path:
+    with _LEARNING:
+        return _learn_once(wrapper, cache)
+
+
+def _learn_once(wrapper: Path, cache: Path) -> Path:
     """CRIU writes what it finds out only to a /run that is a tmpfs: give it one of its own."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     kdat = cache / f"{boot}.kdat"
@@ -203,7 +220,7 @@ _REASONS = (
     (r"[Uu]nsupported (?:address )?family|protocol.*not supported|BUG at criu/sockets",
      "it has a socket of a kind that cannot be kept"),
     (r"io_uring|aio", "it uses asynchronous input and output of the kernel"),
-    (r"tty|pts", "it has a terminal"),
+    (r"tty|pts", "it has a terminal that cannot be kept"),
     (r"SysVIPC shmem map|IPC ns", "it uses System V shared memory"),
     (r"Can't dump ghost file .* size", "it has a deleted file open that is too large"),
     (r"link-remap|Can't create link remap|Can't dump unlinked",

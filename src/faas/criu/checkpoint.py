@@ -1,15 +1,15 @@
-"""Memory checkpoints of embedded sandboxes: processes into a folder of images, and out of it.
+"""Memory checkpoints of sandboxes: processes into a folder of images, and out of it.
 
 Taking: every command is described by the agent, each tree of its processes is dumped by CRIU and
 left standing, the agent reads what they had written, and the caller copies the files; then they
 run on, or the sandbox is destroyed. What they are to be spared is written down first (`stopped` in
-the run directory), so that a gateway that takes over lets them go on.
+its directory), so that a gateway that takes over lets them go on.
 
 Restoring: into a fresh sandbox whose files are there. The agent is given pipes and the names of
 the processes to come; CRIU makes them; they are looked at before anybody may use them.
 
-A terminal, a GPU, or a socket to the outside is refused by `UnsupportedError` and nothing is
-changed.
+A command's terminal goes with it (`terminals`). A GPU, or a socket to the outside is refused by
+`UnsupportedError` and nothing is changed.
 """
 
 import contextlib
@@ -20,30 +20,31 @@ import shutil
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
 import msgspec
 
-from faas.agent.moving import Exported
+from faas.agent.moving import Exported, Terminal
 from faas.agent.process import AgentProcess
 from faas.agent.spool import open_for_agent
-from faas.embedded import criu as criu_words
-from faas.embedded import processes
-from faas.embedded.criu import Criu, Run
-from faas.embedded.criu_images import private_copy
-from faas.embedded.launcher import Launcher
-from faas.embedded.memory import State, Tree, read_state, write_state
-from faas.embedded.run_dir import Meta, RunDir
-from faas.embedded.scrutiny import all_taken, examine, init_of, inspect
-from faas.embedded.user_slots import first_uid
+from faas.criu import processes, terminals
+from faas.criu import program as criu_words
+from faas.criu.connections import refuse_torn
+from faas.criu.images import private_copy
+from faas.criu.memory import State, Tree, read_state, write_state
+from faas.criu.program import PIDS_OF_CRIU, Criu, Run
+from faas.criu.scrutiny import all_taken, examine, inspect
+from faas.criu.site import Site
+from faas.criu.terminal_images import change_terminals
 from faas.errors import (
     ConflictError,
     SandboxBrokenError,
     WrongStateError,
 )
+from faas.launcher import Launcher
 from faas.sandbox.capabilities import Resumption
 
 P = ParamSpec("P")
@@ -51,6 +52,8 @@ T = TypeVar("T")
 
 _RUN_SECONDS = 120.0
 """100 MB take a tenth of a second; this is for gigabytes on a slow disk."""
+_REFILLING = "refilling"
+"""In the sandbox's directory while processes are restored into it."""
 _LOCK_TRIES, _LOCK_PAUSE_SECONDS = 12_000, 0.005
 """A minute: as long as a dump may take that a former gateway began."""
 
@@ -68,8 +71,8 @@ class Movable(Protocol):
         """Every command the agent knows, ended or not."""
         ...
 
-    async def export(self, process: AgentProcess) -> Exported:
-        """Ask the agent to describe one, its output drained."""
+    async def export(self, process: AgentProcess, *, typed: bool = False) -> Exported:
+        """Ask the agent to describe one, its output drained; `typed`: and what was typed."""
         ...
 
     async def adopt_command(
@@ -80,17 +83,15 @@ class Movable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """Where a sandbox is on this host."""
+class _Ways:
+    """How what is restored is joined to the agent."""
 
-    run_dir: RunDir
-    meta: Meta
-
-    @property
-    def user(self) -> int:
-        """The host's number of its only user."""
-        assert self.meta.slot is not None  # noqa: S101  only those with a slot keep memory
-        return first_uid(self.meta.slot)
+    pipes: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    """By command: what CRIU is handed, by resource."""
+    terminals: dict[str, tuple[Terminal, int]] = field(default_factory=dict)
+    """By command: its terminal, and the end of it that is not the agent's."""
+    held: list[int] = field(default_factory=list)
+    """All that stays open with us until everything is restored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ class Checkpointer:
     criu: Criu
     launcher: Launcher
     off_loop: OffLoop
+    look: Callable[[Site], None] = inspect
+    """Looks at what was restored before anybody may use it; raises what is wrong with it."""
 
     @asynccontextmanager
     async def taken(self, sandbox: Movable, site: Site, target: Path) -> AsyncGenerator[None]:
@@ -109,16 +112,18 @@ class Checkpointer:
             UnsupportedError: they are in a state that cannot be kept; they run on.
             WrongStateError: nothing runs in it.
         """
-        init = init_of(site.run_dir)
+        init = site.init
         before = await _exported(sandbox)
         if not before:
             raise WrongStateError("nothing runs there, so there is no memory to keep")
         spared = await self.off_loop(examine, init, before)
-        _write_marker(site.run_dir, spared)
+        _write_marker(site, spared)
         try:
             trees = await self._dump_all(site, before, target)
-            after = await _exported(sandbox)
+            after = await _exported(sandbox, before)
             last_pid = await self.off_loop(all_taken, init, target, trees, after)
+            await self.off_loop(terminals.check_taken, init, target, trees, after)
+            await self.off_loop(refuse_torn, init, trees)
             write_state(
                 target,
                 State(
@@ -132,7 +137,21 @@ class Checkpointer:
             )
             yield
         finally:
-            await self.off_loop(let_go_on, site.run_dir)
+            await self.off_loop(let_go_on, site)
+
+    async def leave_numbers(self, site: Site) -> None:
+        """Leave the low process ids to CRIU, in a sandbox in which nothing was started yet.
+
+        Raises:
+            SandboxBrokenError: it cannot be done there.
+        """
+        run = Run(Path("/"), site.directory, Path("/"), (), site.user, last_pid_before=PIDS_OF_CRIU)
+        log = site.directory / "runner.log"
+        try:
+            if await self._run(site, run, log.name):
+                raise SandboxBrokenError("process ids of the sandbox cannot be set")
+        finally:
+            log.unlink(missing_ok=True)
 
     async def _dump_all(
         self, site: Site, commands: Mapping[str, Exported], target: Path
@@ -143,12 +162,15 @@ class Checkpointer:
                 (name, root) for name, command in commands.items() for root in command.roots
             )
         ]
+        held = terminals.names(site.init, [c.terminal for c in commands.values() if c.terminal])
         for tree in trees:
             folder = target / tree.folder
             folder.mkdir(mode=0o700)
-            argv = self.criu.argv(*criu_words.dump_arguments(tree.root))
+            # /dev/tty of a command without a terminal is one that CRIU makes with it.
+            external = held if commands[tree.command].terminal else held[:-1]
+            argv = self.criu.argv(*criu_words.dump_arguments(tree.root, external))
             run = Run(self.criu.tree, folder, self.criu.preload, argv, site.user)
-            code = await self._run(site.run_dir, run, "runner.log")
+            code = await self._run(site, run, "runner.log")
             if code:
                 log = folder / ("dump.log" if (folder / "dump.log").exists() else "runner.log")
                 raise criu_words.why_not_taken(log)
@@ -157,17 +179,14 @@ class Checkpointer:
         return trees
 
     async def _run(
-        self, run_dir: RunDir, run: Run, log_name: str, handed: list[int] | None = None
+        self, site: Site, run: Run, log_name: str, handed: list[int] | None = None
     ) -> int:
         taken: list[int] = []
         try:
-            pidfd = run_dir.open_process()
-            if pidfd is None:
-                raise SandboxBrokenError("the sandbox is gone")
-            taken.append(pidfd)
+            taken.append(site.open_process())
             # In a thread: a dump that a former gateway began may hold it for a minute. The thread
             # itself adds it, so that a cancelled caller gives it back too.
-            await self.off_loop(_add_lock, taken, run_dir)
+            await self.off_loop(_add_lock, taken, site)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             taken.append(os.open(run.images / log_name, flags, 0o600))
             return await self.launcher.run_criu(
@@ -194,57 +213,84 @@ class Checkpointer:
         if state.machine != platform.machine():
             raise ConflictError(f"the memory was taken on {state.machine}")
         resumptions = _by_name(state, resumptions)
+        (site.directory / _REFILLING).touch()
         processes_: dict[str, AgentProcess] = {}
-        ends: dict[str, list[tuple[str, int]]] = {}
+        ways = _Ways()
         try:
             for name, command in state.commands.items():
                 wanted = resumptions.get(name)
-                ours, theirs = _pipes(command)
-                ends[name] = ours
+                theirs = await self._join(site, name, command, ways)
                 processes_[name] = await sandbox.adopt_command(
                     wanted.name if wanted else name,
                     _as_resumed(command, wanted),
                     [*_spools(wanted), *theirs],
                 )
             for tree in state.trees:
-                await self._restore_one(site, images, state, tree, ends[tree.command])
+                await self._restore_one(site, images, state, tree, ways)
         finally:
-            for pairs in ends.values():
-                for _, descriptor in pairs:
-                    os.close(descriptor)
-        await self.off_loop(inspect, site.run_dir, site.user)
+            for descriptor in ways.held:
+                os.close(descriptor)
+        await self.off_loop(self.look, site)
+        (site.directory / _REFILLING).unlink()
         return processes_
 
+    async def _join(self, site: Site, name: str, command: Exported, ways: _Ways) -> list[int]:
+        """Make a command's pipes or its terminal; return what the agent is given."""
+        if command.terminal is None:
+            ways.pipes[name], given = _pipes(command)
+            ways.held.extend(end for _, end in ways.pipes[name])
+            return given
+        make = partial(terminals.make, user=site.user, made=ways.held)
+        master, slave = await self.off_loop(make, site.init, command.terminal)
+        ways.pipes[name], ways.terminals[name] = [], (command.terminal, slave)
+        return [os.dup(master)]
+
     async def _restore_one(
-        self, site: Site, images: Path, state: State, tree: Tree, pipes: list[tuple[str, int]]
+        self, site: Site, images: Path, state: State, tree: Tree, ways: _Ways
     ) -> None:
-        own = images.parent / f".{site.run_dir.sandbox_id}-{tree.folder}"
-        copied = partial(private_copy, old=state.user, new=site.user)
+        own = images.parent / f".{site.sandbox_id}-{tree.folder}"
+        opened: list[int] = []
+
+        def prepare() -> list[tuple[str, int]]:
+            source = images / tree.folder
+            private_copy(source, own, old=state.user, new=site.user)
+            found = change_terminals(source, own, old=state.user, new=site.user)
+            terminals.write_sessions(own, terminals.sessions(found, ways.terminals, tree.command))
+            handed = terminals.handed(found, ways.terminals, tree.command, opened)
+            return [*ways.pipes[tree.command], *handed]
+
         try:
-            await self.off_loop(copied, images / tree.folder, own)
+            handed = await self.off_loop(prepare)
             run = Run(
                 self.criu.tree,
                 own,
                 self.criu.preload,
-                self.criu.argv(*criu_words.restore_arguments([name for name, _ in pipes])),
+                self.criu.argv(*criu_words.restore_arguments([name for name, _ in handed])),
                 site.user,
-                site.meta.leaf.procs_files,
+                site.groups,
                 state.last_pid,
             )
-            code = await self._run(site.run_dir, run, "runner.log", [end for _, end in pipes])
+            code = await self._run(site, run, "runner.log", [end for _, end in handed])
             if code:
                 log = own / ("restore.log" if (own / "restore.log").exists() else "runner.log")
                 raise criu_words.why_not_restored(log)
         finally:
+            for descriptor in opened:
+                os.close(descriptor)
             await self.off_loop(partial(shutil.rmtree, own, ignore_errors=True))
 
 
-async def _exported(sandbox: Movable) -> dict[str, Exported]:
-    """Have every command described of which something still runs."""
+async def _exported(
+    sandbox: Movable, before: Mapping[str, Exported] | None = None
+) -> dict[str, Exported]:
+    """Have every command described of which something still runs; `before` when it stands still."""
     found: dict[str, Exported] = {}
     for process in await sandbox.remembered():
+        known = (before or {}).get(process.name)
         try:
-            found[process.name] = await sandbox.export(process)
+            found[process.name] = await sandbox.export(
+                process, typed=known is not None and known.terminal is not None
+            )
         except WrongStateError as error:
             if error.details.get("errno") != "ESRCH":
                 raise WrongStateError(
@@ -254,9 +300,15 @@ async def _exported(sandbox: Movable) -> dict[str, Exported]:
     return found
 
 
-def let_go_on(run_dir: RunDir) -> None:
+def is_half_refilled(directory: Path) -> bool:
+    """Whether a gateway died while it restored processes there: they are not all there, or nobody
+    has looked at them, and the agent may wait for what never comes."""
+    return (directory / _REFILLING).exists()
+
+
+def let_go_on(site: Site) -> None:
     """Let what a checkpoint stopped run on; harmless when nothing is stopped or it is gone."""
-    marker = run_dir.path / "stopped"
+    marker = site.directory / "stopped"
     try:
         spared = set(msgspec.json.decode(marker.read_bytes(), type=list[int]))
     except (OSError, msgspec.MsgspecError):
@@ -265,28 +317,25 @@ def let_go_on(run_dir: RunDir) -> None:
         return
     with contextlib.suppress(OSError, SandboxBrokenError):
         # A number that went to somebody else must not be taken for the sandbox.
-        pidfd = run_dir.open_process()
-        if pidfd is None:
-            return
-        os.close(pidfd)
-        os.close(_lock(run_dir))  # a dump that a former gateway began comes to its end first
-        processes.go_on(init_of(run_dir), spared=spared)
+        os.close(site.open_process())
+        os.close(_lock(site))  # a dump that a former gateway began comes to its end first
+        processes.go_on(site.init, spared=spared)
     marker.unlink(missing_ok=True)
 
 
-def _write_marker(run_dir: RunDir, spared: set[int]) -> None:
-    staged = run_dir.path / "stopped.tmp"
+def _write_marker(site: Site, spared: set[int]) -> None:
+    staged = site.directory / "stopped.tmp"
     staged.write_bytes(msgspec.json.encode(sorted(spared)))
-    staged.rename(run_dir.path / "stopped")
+    staged.rename(site.directory / "stopped")
 
 
-def _add_lock(taken: list[int], run_dir: RunDir) -> None:
-    taken.append(_lock(run_dir))
+def _add_lock(taken: list[int], site: Site) -> None:
+    taken.append(_lock(site))
 
 
-def _lock(run_dir: RunDir) -> int:
+def _lock(site: Site) -> int:
     """Hold the sandbox's lock; it stays held as long as whoever inherits the descriptor lives."""
-    descriptor = os.open(run_dir.path / "checkpoint.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    descriptor = os.open(site.directory / "checkpoint.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     for _ in range(_LOCK_TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

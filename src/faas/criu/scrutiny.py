@@ -4,21 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from faas.agent.moving import Exported
-from faas.embedded import processes
-from faas.embedded.memory import Tree
-from faas.embedded.run_dir import RunDir
+from faas.criu import processes
+from faas.criu.memory import Tree
+from faas.criu.site import Site
 from faas.errors import SandboxBrokenError, UnsupportedError, WrongStateError
 
 _NOT_KEPT = ("/run/", "/dev/shm/")  # noqa: S108  the sandbox's own
 _GPU = ("/dev/nvidia", "/dev/dri/", "/dev/kfd")
-
-
-def init_of(run_dir: RunDir) -> int:
-    """The host's number of a sandbox's first process."""
-    try:
-        return int(Path(run_dir.pid_file).read_text().split()[0])
-    except (OSError, ValueError, IndexError) as error:
-        raise SandboxBrokenError("the sandbox is gone") from error
 
 
 def examine(init: int, commands: Mapping[str, Exported]) -> set[int]:
@@ -93,16 +85,20 @@ def all_taken(init: int, target: Path, trees: list[Tree], commands: Mapping[str,
     return processes.inner_pid_max(init)
 
 
-def inspect(run_dir: RunDir, number: int) -> None:
+def inspect(site: Site) -> None:
     """Whatever the images said: nobody in the sandbox has any power."""
-    user = str(number)
-    nothing = "0" * 16
-    for one in processes.below(init_of(run_dir)):
-        has = processes.privileges(one.pid)
-        if not has or one.state == "Z":
-            continue
-        users = set(has.get("Uid", "").split()) | set(has.get("Gid", "").split())
-        powers = {value for name, value in has.items() if name.startswith("Cap")}
-        is_bound = has.get("NoNewPrivs") == "1" and has.get("Seccomp") == "2"
-        if users != {user} or powers != {nothing} or not is_bound or has.get("Groups"):
+    for one in processes.below(site.init):
+        if one.state != "Z" and has_power(one.pid, site.user):
             raise SandboxBrokenError("a restored process has more power than it may have")
+
+
+def has_power(pid: int, user: int) -> bool:
+    """Whether a process can do more than one of that user alone can, under a filter."""
+    has = processes.privileges(pid)
+    if not has:
+        return False  # it is gone
+    users = set(has.get("Uid", "").split()) | set(has.get("Gid", "").split())
+    powers = {value for name, value in has.items() if name.startswith("Cap")}
+    is_bound = has.get("NoNewPrivs") == "1" and has.get("Seccomp") == "2"
+    is_alone = users == {str(user)} and not has.get("Groups")
+    return not is_alone or powers != {"0" * 16} or not is_bound

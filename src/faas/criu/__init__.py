@@ -1,0 +1,1 @@
+"""Memory checkpoints by CRIU, for every runtime whose sandboxes are processes of this host."""
