@@ -77,16 +77,22 @@ def test_an_unknown_execution_is_exit_code_4(gateway: GatewayProcess) -> None:
 
 
 def test_interrupting_a_run_cancels_it(gateway: GatewayProcess) -> None:
-    running = subprocess.Popen(
-        [sys.executable, "-m", "faas", "run", "-c", "echo up; sleep 60"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=gateway.environment,
-    )
-    assert running.stdout
-    assert running.stdout.readline() == b"up\n"
-    running.send_signal(signal.SIGINT)
-    _, words = running.communicate(timeout=30)
+    # A suite that a shell started in the background has SIGINT ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "faas", "run", "-c", "echo up; sleep 60"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=gateway.environment,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with running:
+        assert running.stdout
+        assert running.stdout.readline() == b"up\n"
+        running.send_signal(signal.SIGINT)
+        _, words = running.communicate(timeout=30)
     assert running.returncode == 130
     assert b"cancelling" in words
     newest = json.loads(gateway.faas("executions", "list", "--json").stdout)["executions"][0]
