@@ -69,6 +69,12 @@ class _Outgoing:
         self.descriptors = descriptors
 
 
+def _look_at(answer: asyncio.Future[Frame]) -> None:
+    """Whoever sent the greeting may fail before it waits for the answer."""
+    if not answer.cancelled():
+        answer.exception()
+
+
 class AgentChannel:
     """One connection; made over a connected stream socket inside a running loop."""
 
@@ -91,10 +97,22 @@ class AgentChannel:
         """Whether it can still be used."""
         return self._broken is None
 
-    async def hello(self, *, seconds: float = 10.0) -> HelloOk:
-        """Greet the agent; its answer proves that it runs and speaks our version."""
-        payload = await self.call(
-            Request.HELLO, pack_u32(VERSION), expects=Answer.HELLO_OK, seconds=seconds
+    def greet(self) -> asyncio.Future[Frame]:
+        """Send the greeting of an agent that is not there yet: it answers as soon as it is.
+
+        `hello` waits for the answer.
+        """
+        answer = self._send(Request.HELLO, self._new_id(), pack_u32(VERSION), 0, ())
+        answer.add_done_callback(_look_at)
+        return answer
+
+    async def hello(
+        self, greeting: asyncio.Future[Frame] | None = None, *, seconds: float = 10.0
+    ) -> HelloOk:
+        """Greet the agent, or wait for the answer to a greeting that was sent: it proves that the
+        agent runs and speaks our version."""
+        payload = await self._answered(
+            Request.HELLO, greeting or self.greet(), Answer.HELLO_OK, seconds
         )
         return self.parsed(parse_hello, payload)
 
@@ -117,6 +135,11 @@ class AgentChannel:
         """
         number = self._new_id() if frame_id is None else frame_id
         answer = self._send(kind, number, payload, flags, descriptors)
+        return await self._answered(kind, answer, expects, seconds)
+
+    async def _answered(
+        self, kind: Request, answer: asyncio.Future[Frame], expects: Answer, seconds: float
+    ) -> bytes:
         timer = expire_later(answer, seconds, self._loop)
         try:
             frame = await answer

@@ -220,11 +220,12 @@ class EmbeddedRuntime:
         cleanup.push(channel.close)
         chores = self._cgroups.limiting(meta.leaf, spec.limits)
         plan = encoded(sandbox_plan(spec, run_dir, meta, ingredients, chores=chores))
+        greeting = channel.greet()
         launched = await self._launcher.launch(plan, listener)
         listener.close()
         sandbox = self._take_up(run_dir, meta, channel, launched.pidfd)
         cleanup.push(partial(sandbox.destroy, "creation failed"))
-        await channel.hello()
+        await channel.hello(greeting)
         if spec.network is NetworkMode.EGRESS:
             await self._give_egress(sandbox, spec, run_dir)
         return sandbox
