@@ -1,5 +1,6 @@
 """A gateway as users have it: a process, on a free port, with a data directory of its own."""
 
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 START_SECONDS_MAX = 60.0
@@ -52,6 +53,16 @@ class LiveGateway:
     def stop(self) -> int:
         """Ask it to end, and wait until it has."""
         return self._end(signal.SIGTERM)
+
+    def delete_instances(self) -> None:
+        """They outlive a gateway by design, and would its directory too."""
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        instances = f"{self.url}/api/v1/instances"
+        with direct.open(instances, timeout=STOP_SECONDS_MAX) as answer:
+            found = json.load(answer)
+        for instance in found:
+            asked = urllib.request.Request(f"{instances}/{instance['id']}", method="DELETE")
+            direct.open(asked, timeout=STOP_SECONDS_MAX).close()
 
     def kill(self) -> int:
         """End it without a word."""
@@ -108,6 +119,8 @@ def live_gateway(**settings: str) -> Iterator[LiveGateway]:
         yield gateway
     finally:
         if gateway.is_running:
+            with suppress(OSError):  # it asks for a key, or does not answer
+                gateway.delete_instances()
             gateway.stop()
         shutil.rmtree(data_dir, ignore_errors=True)
 
